@@ -1,0 +1,86 @@
+import { program, runProgram, UsageError } from "@lazuli/examples/llama/cli.js";
+import { isPreset, type PresetName, presetNames } from "@lazuli/examples/llama/config.js";
+import { InvalidArgumentError, Option } from "commander";
+import { compare, formatComparison, type PeerName, peerNames } from "./compare.js";
+import { attentionBenchmark, fusionBenchmark, matmulBenchmark } from "./kernels.js";
+import type { Result } from "./measure.js";
+import { dispatchUs, traceBenchmark } from "./record.js";
+import { trainBenchmark } from "./train.js";
+
+function count(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1)
+    throw new InvalidArgumentError("It is not a whole number of at least 1.");
+  return value;
+}
+
+function config(name: string): PresetName {
+  if (!isPreset(name)) throw new InvalidArgumentError(`It is not one of ${presetNames.join(", ")}.`);
+  return name;
+}
+
+function peers(text: string): PeerName[] {
+  return text.split(",").map((name) => {
+    const known = peerNames.find((peer) => peer === name);
+    if (!known) throw new UsageError(`--peers ${text}: ${name} is not one of ${peerNames.join(", ")}`);
+    return known;
+  });
+}
+
+const dtypes = ["float32", "bfloat16", "float16"] as const;
+const dtype = (): Option => new Option("--dtype <name>").choices(dtypes).default("float32");
+
+/** One line of JSON, or a line a result. */
+function print(result: Result, json: boolean): void {
+  const lines = Object.entries(result).map(([key, value]) => `${key.padEnd(26)} ${value}`);
+  console.log(json ? JSON.stringify(result) : lines.join("\n"));
+}
+
+const cli = program("bench").description(
+  "Measures Lazuli; every benchmark prints one line of JSON with --json.",
+);
+const bench = (name: string, description: string) =>
+  cli.command(name).description(description).option("--json", "one line of JSON");
+const training = (name: string, description: string) =>
+  bench(name, description)
+    .option("--config <name>", presetNames.join(", "), config, "15m")
+    .addOption(dtype())
+    .option("--steps <n>", "steps that count", count, 8)
+    .option("--warmup <n>", "steps before them", count, 3);
+
+training("train", "training steps of a Llama on random ids").action(async ({ json, ...options }) =>
+  print(await trainBenchmark(options), json),
+);
+bench("trace", "recording a deep decoder, and dispatch")
+  .option("--layers <n>", "decoder layers", count, 100)
+  .action(async ({ json, layers }) => print(await traceBenchmark({ layers }), json));
+bench("dispatch", "a cached step of x + 1").action(async ({ json }) =>
+  print({ dispatch_us: await dispatchUs() }, json),
+);
+bench("fusion", "silu(x) * y + x against the machine's copy bandwidth").action(async ({ json }) =>
+  print(await fusionBenchmark(), json),
+);
+bench("attention", "causal attention and its gradients")
+  .option("--batch <n>", "sequences", count, 8)
+  .option("--heads <n>", "heads", count, 6)
+  .option("--seq <n>", "positions", count, 256)
+  .option("--head-dim <n>", "size of a head", count, 48)
+  .action(async ({ json, ...shape }) => print(await attentionBenchmark(shape), json));
+bench("matmul", "matrix products")
+  .addOption(dtype())
+  .action(async ({ json, ...options }) => print(await matmulBenchmark(options), json));
+training("compare", "training beside PyTorch and JAX (PEER_PYTHON: a python that has them)")
+  .option("--rounds <n>", "runs of each, in turn", count, 3)
+  .option("--peers <names>", `of ${peerNames.join(",")}`, peers, ["torch", "jax"])
+  .option("--peer-dir <folder>", "where the peers' scripts are", process.env.PEER_DIR ?? "../shared/peers")
+  .action(async ({ json, ...options }) => {
+    const onRun = (name: string, round: number, line: Result): void => {
+      process.stderr.write(`round ${round}: ${name} ${line.step_ms} ms a step\n`);
+    };
+    const rows = await compare({ ...options, onRun });
+    console.log(json ? JSON.stringify(rows) : formatComparison(rows));
+  });
+
+await runProgram("bench", async () => {
+  await cli.parseAsync();
+});

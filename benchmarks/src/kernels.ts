@@ -1,0 +1,84 @@
+import { configure, F, randn, sync, type Tensor } from "@lazuli/lazy-tensor";
+import { copyBandwidth, type Result, round, timeStep } from "./measure.js";
+
+const leaf = (shape: readonly number[]): Tensor => randn(shape).requiresGrad_();
+
+/** silu(x) * y + x over 16M float32, which should cost what moving its 192 MB costs. */
+export async function fusionBenchmark(): Promise<Result> {
+  const copy = await copyBandwidth();
+  configure({});
+  const size = 2 ** 24;
+  const x = randn([size]);
+  const y = randn([size]);
+  await sync(x, y);
+  const { wallMs, deviceMs } = await timeStep(() => [x.silu().mul(y).add(x)]);
+  const bytes = 3 * 4 * size;
+  const rate = (bytes / deviceMs) * 1000;
+  return {
+    elements: size,
+    step_ms: round(wallMs),
+    device_ms: round(deviceMs),
+    gb_per_s: round(rate / 1e9, 1),
+    copy_gb_per_s: round(copy / 1e9, 1),
+    share_of_copy: round(rate / copy),
+  };
+}
+
+export interface AttentionShape {
+  readonly batch: number;
+  readonly heads: number;
+  readonly seq: number;
+  readonly headDim: number;
+}
+
+/** Causal attention, forward and with its gradients. */
+export async function attentionBenchmark({ batch, heads, seq, headDim }: AttentionShape): Promise<Result> {
+  configure({});
+  const shape = [batch, heads, seq, headDim];
+  const [q, k, v] = [leaf(shape), leaf(shape), leaf(shape)];
+  const g = randn(shape);
+  await sync(g);
+  const attend = (): Tensor => F.scaledDotProductAttention(q, k, v, { causal: true });
+  const forward = await timeStep(() => [attend().detach()]);
+  const both = await timeStep(() => {
+    attend().backward(g);
+    const grads = [q, k, v].map(({ grad }) => grad as Tensor);
+    for (const param of [q, k, v]) param.grad = null;
+    return grads;
+  });
+  // Two products of T² K multiplications a head, half of them masked; the gradients take five.
+  const flops = 2 * 2 * batch * heads * seq * seq * headDim * 0.5;
+  return {
+    shape,
+    forward_ms: round(forward.deviceMs),
+    forward_gflops: round(flops / forward.deviceMs / 1e6, 1),
+    forward_backward_ms: round(both.deviceMs),
+    forward_backward_gflops: round((flops * 3.5) / both.deviceMs / 1e6, 1),
+  };
+}
+
+const matmulShapes = [
+  [512, 512, 512],
+  [1024, 1024, 1024],
+  [2048, 288, 288],
+  [2048, 768, 288],
+  [2048, 32000, 288],
+] as const;
+
+/** Products [M, K] x [K, N], GFLOP/s by `MxNxK`. */
+export async function matmulBenchmark({
+  dtype,
+}: {
+  dtype: "float32" | "bfloat16" | "float16";
+}): Promise<Result> {
+  configure({});
+  const out: Result = { dtype };
+  for (const [m, n, k] of matmulShapes) {
+    const a = randn([m, k]).to(dtype);
+    const b = randn([k, n]).to(dtype);
+    await sync(a, b);
+    const { deviceMs } = await timeStep(() => [a.matmul(b)]);
+    out[`${m}x${n}x${k}`] = round((2 * m * n * k) / deviceMs / 1e6, 1);
+  }
+  return out;
+}

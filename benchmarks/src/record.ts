@@ -1,0 +1,96 @@
+import { configSchema } from "@lazuli/examples/llama/config.js";
+import { Llama } from "@lazuli/examples/llama/model.js";
+import {
+  configure,
+  createContainer,
+  Engine,
+  sync,
+  type Tensor,
+  TOKENS,
+  tensor,
+  useEngine,
+  zeros,
+} from "@lazuli/lazy-tensor";
+import Benchmark from "benchmark";
+import { type Result, round } from "./measure.js";
+
+/** Runs a function until its time is known well; seconds a call. */
+function secondsOf(fn: () => void): number {
+  const bench = new Benchmark({ fn, minSamples: 10, maxTime: 3 });
+  bench.run();
+  // Benchmark reports what the function threw instead of throwing it.
+  if (bench.error) throw bench.error;
+  return bench.stats.mean;
+}
+
+/** As secondsOf, for a function that ends later. */
+function secondsOfAsync(fn: () => Promise<void>): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const run = (deferred: Benchmark.Deferred): void => {
+      fn().then(() => deferred.resolve(), reject);
+    };
+    const bench = new Benchmark({ defer: true, fn: run, minSamples: 20, maxTime: 2 });
+    bench.on("complete", () => resolve(bench.stats.mean));
+    bench.run({ async: true });
+  });
+}
+
+/** How long an N-layer decoder takes to record, forward and with its gradients; nothing is run. */
+export async function traceBenchmark({ layers }: { layers: number }): Promise<Result> {
+  const { device } = configure({ device: "null" });
+  /** A fresh pending graph on the same device. */
+  const forget = (): void => {
+    const container = createContainer();
+    container.registerInstance(TOKENS.device, device);
+    useEngine(container.resolve(Engine));
+  };
+  const config = configSchema.parse({
+    vocab_size: 512,
+    hidden_size: 128,
+    intermediate_size: 344,
+    num_hidden_layers: layers,
+    num_attention_heads: 4,
+  });
+  const model = new Llama(config);
+  const ids = tensor(new Int32Array(2 * 64), { shape: [2, 64] });
+  await sync();
+
+  const forward = (): Tensor => model.forward(ids).mean();
+  const both = (): void => {
+    forget();
+    forward().backward();
+    for (const param of model.parameters()) param.grad = null;
+  };
+  const forwardMs =
+    secondsOf(() => {
+      forget();
+      forward();
+    }) * 1000;
+  const bothMs = secondsOf(both) * 1000;
+  // Nodes are numbered as they are made.
+  const first = zeros([]).node.id;
+  both();
+  const nodes = zeros([]).node.id - first - 1;
+  return {
+    layers,
+    forward_trace_ms: round(forwardMs, 1),
+    forward_backward_trace_ms: round(bothMs, 1),
+    nodes,
+    us_per_node: round((bothMs * 1000) / nodes),
+    dispatch_us: await dispatchUs(),
+  };
+}
+
+/** A cached step of x + 1, recorded, looked up, run and awaited. */
+export async function dispatchUs(): Promise<number> {
+  configure({});
+  let x = zeros([4]);
+  await sync(x);
+  const seconds = await secondsOfAsync(async () => {
+    const next = x.add(1);
+    await sync(next);
+    x.dispose();
+    x = next;
+  });
+  return round(seconds * 1e6);
+}

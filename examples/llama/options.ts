@@ -1,0 +1,82 @@
+import { z } from "zod";
+import { program, UsageError } from "./cli.js";
+import { presetNames } from "./config.js";
+
+/** A flag's text as a number. */
+const number = (limits: z.ZodNumber) =>
+  z
+    .string()
+    .regex(/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i, "is not a number")
+    .transform(Number)
+    .pipe(limits);
+const count = number(z.int("is not a whole number").min(1, "must be at least 1"));
+const natural = number(z.int("is not a whole number").min(0, "must be at least 0"));
+const positive = number(z.number().positive("must be above 0"));
+const notNegative = number(z.number().min(0, "must be at least 0"));
+const oneOf = <const T extends readonly string[]>(names: T) =>
+  z.enum(names, { error: `is not one of ${names.join(", ")}` });
+
+const schema = z
+  .object({
+    config: z.string().optional(),
+    model: z.string().optional(),
+    resume: z.string().optional(),
+    data: z.array(z.string()).optional(),
+    steps: count.optional(),
+    batch: count.optional(),
+    seq: count.optional(),
+    lr: positive,
+    weightDecay: notNegative,
+    clip: notNegative,
+    gradAccum: count,
+    schedule: oneOf(["constant", "linear", "cosine"]),
+    warmup: natural,
+    seed: natural,
+    dtype: oneOf(["float32", "bfloat16", "float16"]),
+    device: oneOf(["cpu", "null"]).optional(),
+    save: z.string().optional(),
+    logJson: z.boolean().default(false),
+    trace: z.string().optional(),
+  })
+  .refine(({ config, model, resume }) => [config, model, resume].filter(Boolean).length <= 1, {
+    path: ["config"],
+    error: "give one of --config, --model and --resume",
+  });
+
+export type TrainOptions = z.output<typeof schema>;
+
+const kebab = (key: string): string => key.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+
+export function readTrainOptions(): TrainOptions {
+  const command = program("train")
+    .description("Trains a Llama on text, or on batches of token ids.")
+    .option(
+      "--config <name|file>",
+      `${presetNames.join(", ")}, or a Hugging Face config.json (default: tiny)`,
+    )
+    .option("--model <folder>", "Hugging Face model to start from (config.json and model.safetensors)")
+    .option("--resume <folder>", "checkpoint to go on from, up to --steps in all")
+    .option("--data <paths...>", "text files, folders or globs; or one .npy of int32 [steps, batch, seq + 1]")
+    .option("--steps <n>", "training steps (default: 100; of an .npy: all it has)")
+    .option("--batch <n>", "sequences a step (default: the configuration's)")
+    .option("--seq <n>", "tokens a sequence (default: the configuration's)")
+    .option("--lr <x>", "learning rate", "3e-4")
+    .option("--weight-decay <x>", "AdamW's weight decay", "0.1")
+    .option("--clip <x>", "largest gradient norm; 0: no limit", "1")
+    .option("--grad-accum <n>", "batches whose gradients are added up a step", "1")
+    .option("--schedule <name>", "learning rate after warm-up: constant, linear or cosine", "constant")
+    .option("--warmup <n>", "steps over which the learning rate rises", "0")
+    .option("--seed <n>", "seed of the weights and of the batches", "0")
+    .option("--dtype <name>", "dtype of the activations: float32, bfloat16 or float16", "float32")
+    .option("--device <name>", "cpu or null (records and compiles, computes nothing)")
+    .option("--save <folder>", "where the checkpoint is written at the end")
+    .option("--log-json", "one JSON object a step on standard output, and a summary")
+    .option("--trace <file>", "writes a Chrome trace of the run");
+  const flags = command.parse().opts<Record<string, unknown>>();
+  const result = schema.safeParse(flags);
+  if (result.success) return result.data;
+  const [{ path, message }] = result.error.issues;
+  const key = String(path[0]);
+  if (message.startsWith("give ")) throw new UsageError(message);
+  throw new UsageError(`--${kebab(key)} ${flags[key]}: ${message}`);
+}

@@ -1,0 +1,81 @@
+import {
+  configure,
+  loadCheckpoint,
+  manualSeed,
+  optim,
+  saveCheckpoint,
+  TraceRecorder,
+} from "@lazuli/lazy-tensor";
+import { runProgram, UsageError } from "./cli.js";
+import { readTrainOptions, type TrainOptions } from "./options.js";
+import { barReporter, jsonReporter, RunStatistics } from "./report.js";
+import { buildModel, chooseModel, makeFolder, makeSchedule, openData, saveConfig } from "./setup.js";
+import { train } from "./train_loop.js";
+
+async function main(options: TrainOptions): Promise<void> {
+  const choice = await chooseModel(options);
+  const data = await openData(options, choice);
+  const steps =
+    options.steps ??
+    (data.steps === Number.POSITIVE_INFINITY ? 100 : Math.floor(data.steps / options.gradAccum));
+  if (options.save !== undefined) await makeFolder(options.save);
+
+  const engine = configure({ device: options.device });
+  using trace = options.trace === undefined ? null : new TraceRecorder(engine);
+  manualSeed(options.seed);
+  const model = await buildModel(choice.config, options);
+  const { lr, weightDecay, seed } = options;
+  const optimizer = new optim.AdamW(model.parameters(), { lr, betas: [0.9, 0.95], eps: 1e-8, weightDecay });
+  let start = 0;
+  if (options.resume !== undefined) {
+    const saved = await loadCheckpoint(options.resume);
+    model.loadStateDict(saved.model);
+    optimizer.loadStateDict(saved.optimizer);
+    start = saved.training.step;
+    if (start >= steps) throw new UsageError(`--steps ${steps}: the checkpoint has ${start} behind it`);
+  }
+
+  const reporter = options.logJson ? jsonReporter() : barReporter();
+  const statistics = new RunStatistics();
+  const facts = { parameters: model.numParameters(), batch: data.batch, seq: data.seq, dtype: options.dtype };
+  reporter.info(
+    `training ${(facts.parameters / 1e6).toFixed(2)} M parameters on batches of ${data.batch} x ${data.seq}, ${options.dtype}`,
+    facts,
+  );
+  reporter.start(start, steps);
+  try {
+    const { clip, gradAccum } = options;
+    const lossScale = options.dtype === "float16" ? 1024 : 1;
+    const schedule = makeSchedule(options, steps);
+    for await (const report of train(model, optimizer, data, {
+      steps,
+      schedule,
+      clip,
+      gradAccum,
+      lossScale,
+      start,
+    })) {
+      statistics.add(report);
+      reporter.step(report);
+    }
+  } finally {
+    reporter.stop();
+  }
+  if (options.save !== undefined) {
+    const training = { step: steps, seed, config: choice.config };
+    await saveConfig(options.save, choice.config);
+    await saveCheckpoint(options.save, {
+      model: model.stateDict(),
+      optimizer: optimizer.stateDict(),
+      training,
+    });
+    reporter.info(`checkpoint: ${options.save}`);
+  }
+  if (trace && options.trace !== undefined) {
+    await trace.write(options.trace);
+    reporter.info(`trace: ${options.trace}`);
+  }
+  reporter.summary(statistics.summary(facts.parameters));
+}
+
+await runProgram("train", () => main(readTrainOptions()));

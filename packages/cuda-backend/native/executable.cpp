@@ -1,0 +1,132 @@
+#include "executable.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+#include "schedule.h"
+
+namespace lazuli {
+namespace {
+
+// Stands for the arena of a program that has none, so that no kernel sees a null pointer.
+alignas(kAlignment) std::byte noArena[kAlignment];
+
+}  // namespace
+
+void Executable::FreeAligned::operator()(std::byte* memory) const {
+  ::operator delete (memory, std::align_val_t{kAlignment});
+}
+
+Executable::Executable(Lowered lowered, std::vector<bool> donated, size_t limitBytes, bool withText)
+    : lowered_(std::move(lowered)), donated_(std::move(donated)) {
+  verify(lowered_, donated_.size());
+  schedule(lowered_, donated_);
+  plan_ = planMemory(lowered_, donated_);
+  checkLimit(lowered_, plan_, limitBytes);
+  uploadConstants();
+  makeCalls();
+  makeInfo(withText);
+}
+
+void Executable::uploadConstants() {
+  size_t bytes = 0;
+  for (const auto& [value, data] : lowered_.constants) {
+    constantOffsets_.push_back(bytes);
+    bytes += alignUp(std::max<size_t>(data.size(), 1));
+  }
+  if (bytes == 0) return;
+  constants_.reset(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kAlignment})));
+  for (size_t i = 0; i < constantOffsets_.size(); i++) {
+    std::vector<uint8_t>& data = lowered_.constants[i].second;
+    std::copy(data.begin(), data.end(), reinterpret_cast<uint8_t*>(constants_.get()) + constantOffsets_[i]);
+    data = {};
+  }
+}
+
+Executable::Address Executable::addressOf(ValueId value) const {
+  const Storage& storage = plan_.storage.storage(value);
+  uint32_t inputs = static_cast<uint32_t>(inputCount()), outputs = static_cast<uint32_t>(outputCount());
+  switch (storage.home) {
+    case Storage::Home::input:
+      return {1 + storage.index, 0};
+    case Storage::Home::output:
+      return {1 + inputs + storage.index, 0};
+    case Storage::Home::constant:
+      return {1 + inputs + outputs, constantOffsets_[storage.index]};
+    default:
+      return {0, plan_.offsets[plan_.storage.of[value]]};
+  }
+}
+
+void Executable::makeCalls() {
+  size_t mostReads = 0, mostWrites = 0;
+  for (size_t s = 0; s < lowered_.steps.size(); s++) {
+    Call call;
+    for (ValueId v : lowered_.steps[s].reads) call.reads.push_back(addressOf(v));
+    for (ValueId v : lowered_.steps[s].writes) call.writes.push_back(addressOf(v));
+    call.scratch = {0, plan_.scratchOffsets[s]};
+    mostReads = std::max(mostReads, call.reads.size());
+    mostWrites = std::max(mostWrites, call.writes.size());
+    calls_.push_back(std::move(call));
+  }
+  bases_.resize(1 + inputCount() + outputCount() + 1);
+  reads_.resize(mostReads);
+  writes_.resize(mostWrites);
+}
+
+void Executable::makeInfo(bool withText) {
+  info_.arenaBytes = plan_.arenaBytes;
+  info_.lowerBoundBytes = plan_.lowerBoundBytes;
+  info_.constantBytes = plan_.constantBytes;
+  info_.outputBytes = plan_.outputBytes;
+  for (const Step& step : lowered_.steps) {
+    size_t bytes = 0;
+    for (auto read = step.reads.begin(); read != step.reads.end(); ++read) {
+      if (std::find(step.reads.begin(), read, *read) == read) bytes += lowered_.values[*read].bytes();
+    }
+    for (ValueId v : step.writes) bytes += lowered_.values[v].bytes();
+    info_.kernels.push_back({step.made.label, step.node, bytes, step.made.flops});
+  }
+  if (withText) info_.text = describe(lowered_, plan_);
+}
+
+void Executable::call(size_t s) {
+  const Call& call = calls_[s];
+  for (size_t i = 0; i < call.reads.size(); i++) reads_[i] = resolve(call.reads[i]);
+  for (size_t i = 0; i < call.writes.size(); i++) writes_[i] = resolve(call.writes[i]);
+  const Step& step = lowered_.steps[s];
+  try {
+    step.made.kernel->run({reads_.data(), writes_.data(), resolve(call.scratch)});
+  } catch (const OutOfMemoryError&) {
+    throw;
+  } catch (const ProgramError& error) {
+    throw ProgramError(error.what(), error.node >= 0 ? error.node : step.node);
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemoryError("out of memory in " + step.made.label, step.node);
+  } catch (const std::exception& error) {
+    throw ProgramError(step.made.label + ": " + error.what(), step.node);
+  }
+}
+
+void Executable::run(const Memory& memory, const Clock& clock, std::vector<KernelTime>* times,
+                     const std::atomic<bool>& stop) {
+  auto base = bases_.begin();
+  *base++ = memory.arena ? memory.arena : noArena;
+  base = std::copy(memory.inputs.begin(), memory.inputs.end(), base);
+  base = std::copy(memory.outputs.begin(), memory.outputs.end(), base);
+  *base = constants_.get();
+  if (times) times->reserve(calls_.size());
+  for (size_t s = 0; s < calls_.size(); s++) {
+    if (stop.load(std::memory_order_relaxed)) throw ProgramError("the device was closed");
+    double start = times ? clock.us() : 0;
+    call(s);
+    if (times) times->push_back({start, clock.us()});
+  }
+  for (const auto& copy : plan_.storage.copies) {
+    std::memcpy(memory.outputs[copy.output], resolve(addressOf(copy.from)),
+                lowered_.values[copy.from].bytes());
+  }
+}
+
+}  // namespace lazuli

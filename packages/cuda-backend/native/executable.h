@@ -1,0 +1,74 @@
+#pragma once
+
+#include <atomic>
+#include <span>
+
+#include "clock.h"
+#include "device.h"
+#include "memory_plan.h"
+
+namespace lazuli {
+
+/// A compiled program: its kernels in order, where every value lives, and its constants. Knows nothing of
+/// buffer ids.
+class Executable {
+ public:
+  /// Schedules and plans. Throws OutOfMemoryError where the plan needs more than `limitBytes` (0: no limit).
+  Executable(Lowered lowered, std::vector<bool> donated, size_t limitBytes, bool withText);
+
+  const ExecutableInfo& info() const { return info_; }
+  size_t inputCount() const { return donated_.size(); }
+  size_t outputCount() const { return lowered_.outputs.size(); }
+  size_t inputBytes(size_t input) const { return lowered_.values[input].bytes(); }
+  size_t outputBytes(size_t output) const { return lowered_.values[lowered_.outputs[output]].bytes(); }
+  bool isDonated(size_t input) const { return donated_[input]; }
+  /// The donated input whose buffer becomes this output's, or -1.
+  int64_t takesOver(size_t output) const { return plan_.storage.takesOver[output]; }
+
+  /// Memory of one run, every address aligned to 64. An output that takes over an input has that input's
+  /// address.
+  struct Memory {
+    std::span<std::byte* const> inputs;
+    std::span<std::byte* const> outputs;
+    std::byte* arena;  // of info().arenaBytes; null where that is 0
+  };
+  /// Runs every kernel. Throws ProgramError or OutOfMemoryError with the node. Fills `times` by kernel where
+  /// that is not null. Gives up between kernels once `stop` holds.
+  void run(const Memory& memory, const Clock& clock, std::vector<KernelTime>* times,
+           const std::atomic<bool>& stop);
+
+ private:
+  /// Where an operand is: an offset into one of a run's blocks (`bases_`).
+  struct Address {
+    uint32_t base = 0;
+    size_t offset = 0;
+  };
+  struct Call {
+    std::vector<Address> reads, writes;
+    Address scratch;
+  };
+  Address addressOf(ValueId value) const;
+  std::byte* resolve(Address address) const { return bases_[address.base] + address.offset; }
+  void uploadConstants();
+  void makeCalls();
+  void makeInfo(bool withText);
+  void call(size_t step);
+
+  Lowered lowered_;
+  std::vector<bool> donated_;
+  MemoryPlan plan_;
+  ExecutableInfo info_;
+  std::vector<Call> calls_;  // by step
+  struct FreeAligned {
+    void operator()(std::byte* memory) const;
+  };
+  std::unique_ptr<std::byte, FreeAligned> constants_;
+  std::vector<size_t> constantOffsets_;
+  // Of one run, kept for their memory: block addresses (arena, inputs, outputs, constants), one call's
+  // operands.
+  std::vector<std::byte*> bases_;
+  std::vector<const std::byte*> reads_;
+  std::vector<std::byte*> writes_;
+};
+
+}  // namespace lazuli

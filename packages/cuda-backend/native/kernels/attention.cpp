@@ -1,0 +1,156 @@
+#include "kernels/attention.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "kernels/attention_shape.h"
+#include "parallel.h"
+
+namespace lazuli {
+
+AttentionShape attentionShape(const KernelRequest& request) {
+  static_assert(attr::attention::causal == attr::attention_grad::causal &&
+                attr::attention::offset == attr::attention_grad::offset &&
+                attr::attention::scale == attr::attention_grad::scale);
+  const Layout &q = request.operands[0], &k = request.operands[1], &v = request.operands[2];
+  return {q.shape[0],
+          q.shape[1],
+          k.shape[1],
+          q.shape[2],
+          k.shape[2],
+          q.shape[3],
+          v.shape[3],
+          request.node.flag(attr::attention::causal),
+          request.node.integer(attr::attention::offset),
+          request.node.number(attr::attention::scale),
+          q.dtype};
+}
+
+double attentionFlops(const AttentionShape& s, double products) {
+  double pairs = 0;  // (query, key) that see each other
+  if (s.causal)
+    for (int64_t i = 0; i < s.queries; i++)
+      pairs += static_cast<double>(std::clamp<int64_t>(i + s.offset + 1, 0, s.keys));
+  else
+    pairs = static_cast<double>(s.queries) * static_cast<double>(s.keys);
+  return 2 * products * static_cast<double>(s.batch * s.heads) * pairs *
+         static_cast<double>(s.depth + s.valueDepth) / 2;
+}
+
+std::string attentionLabel(const char* op, const AttentionShape& s) {
+  std::string text =
+      std::string(op) + " " + name(s.dtype) + " " + format({s.batch, s.heads, s.queries, s.depth});
+  if (s.groups != s.heads) text += " groups " + std::to_string(s.groups);
+  if (s.keys != s.queries) text += " keys " + std::to_string(s.keys);
+  return text + (s.causal ? " causal" : "");
+}
+
+bool hasUnitRows(const Layout& layout) { return layout.shape.back() <= 1 || layout.strides.back() == 1; }
+
+namespace {
+
+class Attention final : public Kernel {
+ public:
+  explicit Attention(const KernelRequest& request)
+      : s_(attentionShape(request)),
+        q_(request.operands[0]),
+        k_(request.operands[1]),
+        v_(request.operands[2]),
+        item_(sizeBytes(s_.dtype)),
+        shared_(s_.batch * s_.groups < 4 * threadCount() && threadCount() > 1) {
+    const int64_t keys = attentionBlocks(s_.keys) * kAttentionBlock;
+    const size_t work = attentionWorkBytes(s_.dtype);
+    keyBytes_ = static_cast<size_t>(keys * s_.depth) * work;
+    packedBytes_ = keyBytes_ + static_cast<size_t>(keys * attentionPadded(s_.valueDepth)) * work;
+    packs_ = shared_ ? s_.batch * s_.groups : threadCount();
+    blockBytes_ = alignedBytes(attention().forwardScratch(s_));
+  }
+
+  size_t scratchBytes() const {
+    return static_cast<size_t>(packs_) * packedBytes_ + static_cast<size_t>(threadCount()) * blockBytes_;
+  }
+  const AttentionShape& shape() const { return s_; }
+
+  void run(const KernelArgs& args) override {
+    if (s_.batch * s_.heads * s_.queries == 0) return;
+    std::byte* blocks = args.scratch + static_cast<size_t>(packs_) * packedBytes_;
+    std::atomic<int64_t> next{0};
+    if (!shared_) {
+      // Enough (batch, group) pairs: a thread packs the keys and values of one, which stay in its cache.
+      parallelRegion([&](int thread, int) {
+        std::byte* packed = args.scratch + static_cast<size_t>(thread) * packedBytes_;
+        std::byte* scratch = blocks + static_cast<size_t>(thread) * blockBytes_;
+        const int64_t queryBlocks = attentionBlocks(s_.queries), heads = s_.heads / s_.groups;
+        for (int64_t pair; (pair = next.fetch_add(1)) < s_.batch * s_.groups;) {
+          for (int64_t j = 0; j < attentionBlocks(s_.keys); j++) pack(args, pair, j, packed);
+          for (int64_t i = 0; i < heads * queryBlocks; i++)
+            block(args, pair / s_.groups, pair % s_.groups * heads + i / queryBlocks, i % queryBlocks, packed,
+                  scratch);
+        }
+      });
+      return;
+    }
+    const int64_t keyBlocks = attentionBlocks(s_.keys);
+    parallelFor(s_.batch * s_.groups * keyBlocks, 4, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++)
+        pack(args, i / keyBlocks, i % keyBlocks,
+             args.scratch + static_cast<size_t>(i / keyBlocks) * packedBytes_);
+    });
+    parallelRegion([&](int thread, int) {
+      std::byte* scratch = blocks + static_cast<size_t>(thread) * blockBytes_;
+      const int64_t queryBlocks = attentionBlocks(s_.queries), pairs = s_.batch * s_.heads;
+      for (int64_t task; (task = next.fetch_add(1)) < queryBlocks * pairs;) {
+        // The last queries see the most keys: the longest tasks go first, so that the threads end together.
+        const int64_t batch = task % pairs / s_.heads, head = task % pairs % s_.heads;
+        const int64_t pair = batch * s_.groups + head / (s_.heads / s_.groups);
+        block(args, batch, head, queryBlocks - 1 - task / pairs,
+              args.scratch + static_cast<size_t>(pair) * packedBytes_, scratch);
+      }
+    });
+  }
+
+ private:
+  void pack(const KernelArgs& args, int64_t pair, int64_t keyBlock, std::byte* packed) const {
+    const int64_t batch = pair / s_.groups, group = pair % s_.groups, first = keyBlock * kAttentionBlock;
+    const int64_t work = static_cast<int64_t>(attentionWorkBytes(s_.dtype));
+    attention().packKeys(
+        s_, k_.at(args.reads[1], batch, group, first), k_.rowStride,
+        v_.at(args.reads[2], batch, group, first), v_.rowStride, std::min(kAttentionBlock, s_.keys - first),
+        packed + first * s_.depth * work,
+        packed + static_cast<int64_t>(keyBytes_) + first * attentionPadded(s_.valueDepth) * work);
+  }
+
+  void block(const KernelArgs& args, int64_t batch, int64_t head, int64_t queryBlock, const std::byte* packed,
+             std::byte* scratch) const {
+    const int64_t first = queryBlock * kAttentionBlock, row = (batch * s_.heads + head) * s_.queries + first;
+    attention().forward(s_, {q_.at(args.reads[0], batch, head, first), q_.rowStride, first,
+                             std::min(kAttentionBlock, s_.queries - first), packed, packed + keyBytes_,
+                             args.writes[0] + static_cast<size_t>(row * s_.valueDepth) * item_,
+                             reinterpret_cast<float*>(args.writes[1]) + row, scratch});
+  }
+
+  AttentionShape s_;
+  AttentionOperand q_, k_, v_;
+  size_t item_;
+  bool shared_;  // packed keys and values lie by (batch, group), not by thread
+  size_t keyBytes_ = 0, packedBytes_ = 0, blockBytes_ = 0;
+  int64_t packs_ = 0;
+};
+
+MadeKernel make(const KernelRequest& request) {
+  auto kernel = std::make_unique<Attention>(request);
+  MadeKernel made;
+  made.label = attentionLabel("attention", kernel->shape());
+  made.scratchBytes = kernel->scratchBytes();
+  made.flops = attentionFlops(kernel->shape(), 2);
+  made.kernel = std::move(kernel);
+  return made;
+}
+
+bool accepts(const Node&, size_t, const Layout& layout) { return hasUnitRows(layout); }
+
+}  // namespace
+
+const KernelEntry attentionEntry{make, accepts};
+
+}  // namespace lazuli

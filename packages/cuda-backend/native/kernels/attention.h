@@ -1,0 +1,75 @@
+#pragma once
+
+#include "isa.h"
+#include "kernel.h"
+
+namespace lazuli {
+
+extern const KernelEntry attentionEntry, attentionGradEntry;
+
+/// Queries and keys are taken in blocks of this many, and rows of packed blocks are padded to a multiple of
+/// kAttentionPad.
+inline constexpr int64_t kAttentionBlock = 64;
+inline constexpr int64_t kAttentionPad = 16;
+
+struct AttentionShape {
+  int64_t batch, heads, groups, queries, keys;
+  int64_t depth, valueDepth;  // of a head's q and k, and of its v
+  bool causal;
+  int64_t offset;
+  double scale;
+  DType dtype;
+};
+
+/// Computation is in float64 for float64, in float32 for the rest ("the work type").
+///
+/// Packed blocks of 64 keys, zeros where the last one is short:
+///   keys    [depth][64] (transposed), values [64][valueDepth padded]
+/// One block of the queries of one head against its group's packed keys and values.
+struct AttentionBlock {
+  const void* q;  // first query of the block; `qRow` elements apart
+  int64_t qRow;
+  int64_t first, count;  // queries
+  const void* keys;
+  const void* values;
+  void* out;  // [count][valueDepth]
+  float* lse;
+  std::byte* scratch;  // AttentionTable::forwardScratch
+};
+
+/// The heads of one (batch, group), against every `keyStep`-th block of keys from `firstKeyBlock` on: writes
+/// their rows of dk and dv, and the sums that they give dq.
+struct AttentionGradTask {
+  const void *q, *k, *v, *out, *dout;  // of the group's first head
+  int64_t qRow, kRow, vRow, outRow, doutRow;
+  int64_t qHead, outHead, doutHead;  // from head to head
+  const float *lse, *dlse;           // [group's heads][queries]; dlse may be null
+  void *dk, *dv;                     // [keys][depth], [keys][valueDepth]
+  void* dq;                          // work type, [group's heads][queries][depth padded]
+  int64_t firstKeyBlock, keyStep;
+  std::byte* scratch;  // AttentionTable::gradScratch
+};
+
+struct AttentionTable {
+  /// Packs the block of `count` keys whose first row is at k and v, `kRow` and `vRow` elements apart.
+  void (*packKeys)(const AttentionShape& shape, const void* k, int64_t kRow, const void* v, int64_t vRow,
+                   int64_t count, void* keys, void* values);
+  size_t (*forwardScratch)(const AttentionShape& shape);
+  void (*forward)(const AttentionShape& shape, const AttentionBlock& block);
+  size_t (*gradScratch)(const AttentionShape& shape, int64_t keyStep);
+  void (*grad)(const AttentionShape& shape, const AttentionGradTask& task);
+  /// dq rows [count][depth] from `parts` sums that lie `partStride` elements apart.
+  void (*gradQueries)(const AttentionShape& shape, const void* sums, int64_t parts, int64_t partStride,
+                      int64_t count, void* dq);
+};
+
+LAZULI_DECLARE_ISA(AttentionTable, attention)
+
+// Internal linkage: isa/*.cpp call these too (isa.h).
+static inline int64_t attentionPadded(int64_t n) {
+  return (n + kAttentionPad - 1) / kAttentionPad * kAttentionPad;
+}
+static inline int64_t attentionBlocks(int64_t n) { return (n + kAttentionBlock - 1) / kAttentionBlock; }
+static inline size_t attentionWorkBytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
+
+}  // namespace lazuli

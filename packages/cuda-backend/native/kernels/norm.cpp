@@ -1,0 +1,143 @@
+#include "kernels/norm.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/convert.h"
+#include "kernels/norm_table.h"
+#include "kernels/rows.h"
+#include "parallel.h"
+
+namespace lazuli {
+namespace {
+
+// Rows whose weight gradients add into one partial sum: a matter of the shape alone, so that the threads do
+// not show.
+constexpr int64_t kLeastRows = 16, kMostPartials = 128;
+
+bool acceptsNorm(const Node&, size_t index, const Layout& layout) {
+  // x is operand 0, a cotangent is operand 2 of three with its rank; weights have one dim.
+  return index != 1 && layout.shape.size() != 1 ? asRows(layout).has_value() : layout.isDense();
+}
+
+/// A vector in what `x` computes in: itself where it is of that dtype, else converted into `scratch`.
+const void* widened(const std::byte* from, DType dtype, DType x, std::byte* scratch, int64_t n) {
+  const size_t code = static_cast<size_t>(dtype);
+  if (x == DType::f64) {
+    if (dtype == DType::f64) return from;
+    convertTable().toDouble[code](from, reinterpret_cast<double*>(scratch), n);
+  } else {
+    if (dtype == DType::f32) return from;
+    convertTable().toFloat[code](from, reinterpret_cast<float*>(scratch), n);
+  }
+  return scratch;
+}
+
+void narrow(const std::byte* from, DType x, std::byte* to, DType dtype, int64_t n) {
+  const size_t code = static_cast<size_t>(dtype);
+  if (x == DType::f64) {
+    convertTable().fromDouble[code](reinterpret_cast<const double*>(from), to, n);
+  } else {
+    convertTable().fromFloat[code](reinterpret_cast<const float*>(from), to, n);
+  }
+}
+
+/// Bytes of a vector of n in what `x` computes in, kept 64-byte aligned.
+size_t vectorBytes(DType x, int64_t n) {
+  return (static_cast<size_t>(n) * (x == DType::f64 ? 8 : 4) + 63) / 64 * 64;
+}
+
+using ForwardWorker = void (*)(const NormTable::Forward&);
+using BackwardWorker = void (*)(const NormTable::Backward&);
+
+MadeKernel makeForward(const KernelRequest& request, const char* op, ForwardWorker worker, double eps) {
+  const DType dtype = request.operands[0].dtype, weight = request.operands[1].dtype;
+  const Rows x = rowsOf(request, 0);
+  const bool biased = request.operands.size() == 3;
+  const size_t vector = vectorBytes(dtype, x.width);
+  MadeKernel made;
+  made.kernel = kernelOf([=](const KernelArgs& args) {
+    const void* w = widened(args.reads[1], weight, dtype, args.scratch, x.width);
+    const void* b = biased ? widened(args.reads[2], weight, dtype, args.scratch + vector, x.width) : nullptr;
+    parallelFor(x.count, x.grain(), [&](int64_t begin, int64_t end) {
+      worker({at(args.reads[0], dtype, x.offset + begin * x.stride), x.stride, w, b,
+              at(args.writes[0], dtype, begin * x.width), end - begin, x.width, eps});
+    });
+  });
+  made.label = label(op, request.operands[0]);
+  made.scratchBytes = 2 * vector;
+  made.inPlace = {{0, 0}};
+  made.flops = (biased ? 8.0 : 4.0) * static_cast<double>(x.count * x.width);
+  return made;
+}
+
+MadeKernel makeBackward(const KernelRequest& request, const char* op, BackwardWorker worker, double eps) {
+  const DType dtype = request.operands[0].dtype, weight = request.operands[1].dtype;
+  const Rows x = rowsOf(request, 0), g = rowsOf(request, 2);
+  const bool biased = request.results.size() == 3;
+  const int64_t blockRows = std::max(kLeastRows, (x.count + kMostPartials - 1) / kMostPartials);
+  const int64_t blocks = (x.count + blockRows - 1) / blockRows;
+  // Scratch: w widened, the sums of dw and db, then dw and db of each block.
+  const size_t vector = vectorBytes(dtype, x.width), block = vector * (biased ? 2 : 1);
+  const size_t element = dtype == DType::f64 ? 8 : 4;
+  MadeKernel made;
+  made.kernel = kernelOf([=](const KernelArgs& args) {
+    if (x.width == 0) return;
+    const void* w = widened(args.reads[1], weight, dtype, args.scratch, x.width);
+    std::byte* sums = args.scratch + vector;
+    std::byte* partials = sums + block;
+    parallelFor(blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = i * blockRows, rows = std::min(blockRows, x.count - row);
+        std::byte* partial = partials + static_cast<size_t>(i) * block;
+        std::memset(partial, 0, block);
+        worker({at(args.reads[0], dtype, x.offset + row * x.stride), x.stride,
+                at(args.reads[2], dtype, g.offset + row * g.stride), g.stride, w,
+                at(args.writes[0], dtype, row * x.width), partial, partial + vector, rows, x.width, eps});
+      }
+    });
+    std::memset(sums, 0, block);
+    const int64_t across = static_cast<int64_t>(block / element);
+    parallelFor(across, 1024, [&](int64_t begin, int64_t end) {
+      const size_t skip = static_cast<size_t>(begin) * element;
+      normTable().addVectors[dtype == DType::f64](sums + skip, partials + skip, across, blocks, end - begin);
+    });
+    narrow(sums, dtype, args.writes[1], weight, x.width);
+    if (biased) narrow(sums + vector, dtype, args.writes[2], weight, x.width);
+  });
+  made.label = label(op, request.operands[0]);
+  made.scratchBytes = vector + block * static_cast<size_t>(blocks + 1);
+  made.inPlace = {{0, 2}, {0, 0}};
+  made.flops = (biased ? 16.0 : 10.0) * static_cast<double>(x.count * x.width);
+  return made;
+}
+
+size_t code(const KernelRequest& request) { return static_cast<size_t>(request.operands[0].dtype); }
+
+}  // namespace
+
+const KernelEntry rmsNormEntry = {[](const KernelRequest& request) {
+                                    return makeForward(request, "rms_norm", normTable().rms[code(request)],
+                                                       request.node.number(attr::rms_norm::eps));
+                                  },
+                                  acceptsNorm};
+const KernelEntry layerNormEntry = {[](const KernelRequest& request) {
+                                      return makeForward(request, "layer_norm",
+                                                         normTable().layer[code(request)],
+                                                         request.node.number(attr::layer_norm::eps));
+                                    },
+                                    acceptsNorm};
+const KernelEntry rmsNormGradEntry = {[](const KernelRequest& request) {
+                                        return makeBackward(request, "rms_norm_grad",
+                                                            normTable().rmsGrad[code(request)],
+                                                            request.node.number(attr::rms_norm_grad::eps));
+                                      },
+                                      acceptsNorm};
+const KernelEntry layerNormGradEntry = {
+    [](const KernelRequest& request) {
+      return makeBackward(request, "layer_norm_grad", normTable().layerGrad[code(request)],
+                          request.node.number(attr::layer_norm_grad::eps));
+    },
+    acceptsNorm};
+
+}  // namespace lazuli

@@ -1,0 +1,9 @@
+#pragma once
+
+#include "kernel.h"
+
+namespace lazuli {
+
+extern const KernelEntry rmsNormEntry, rmsNormGradEntry, layerNormEntry, layerNormGradEntry;
+
+}  // namespace lazuli

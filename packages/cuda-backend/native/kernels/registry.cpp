@@ -1,0 +1,63 @@
+#include "kernel.h"
+#include "kernels/adamw.h"
+#include "kernels/attention.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/cumsum.h"
+#include "kernels/index.h"
+#include "kernels/norm.h"
+#include "kernels/rope.h"
+#include "kernels/softmax.h"
+#include "kernels/sort.h"
+
+namespace lazuli {
+
+const KernelEntry* findKernel(Op op) {
+  switch (op) {
+    case Op::adamw_update:
+      return &adamwUpdateEntry;
+    case Op::attention:
+      return &attentionEntry;
+    case Op::attention_grad:
+      return &attentionGradEntry;
+    case Op::cross_entropy:
+      return &crossEntropyEntry;
+    case Op::cross_entropy_grad:
+      return &crossEntropyGradEntry;
+    case Op::cumsum:
+      return &cumsumEntry;
+    case Op::gather:
+      return &gatherEntry;
+    case Op::index_add:
+      return &indexAddEntry;
+    case Op::index_select:
+      return &indexSelectEntry;
+    case Op::layer_norm:
+      return &layerNormEntry;
+    case Op::layer_norm_grad:
+      return &layerNormGradEntry;
+    case Op::log_softmax:
+      return &logSoftmaxEntry;
+    case Op::log_softmax_grad:
+      return &logSoftmaxGradEntry;
+    case Op::rms_norm:
+      return &rmsNormEntry;
+    case Op::rms_norm_grad:
+      return &rmsNormGradEntry;
+    case Op::rope:
+      return &ropeEntry;
+    case Op::scatter_add:
+      return &scatterAddEntry;
+    case Op::softmax:
+      return &softmaxEntry;
+    case Op::softmax_grad:
+      return &softmaxGradEntry;
+    case Op::sort:
+      return &sortEntry;
+    case Op::topk:
+      return &topkEntry;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace lazuli

@@ -1,0 +1,199 @@
+#include "lower.h"
+
+#include <cstdlib>
+#include <map>
+
+#include "fuse.h"
+
+namespace lazuli {
+namespace {
+
+std::string dims(const Dims& shape) {
+  std::string text;
+  for (int64_t dim : shape) text += (text.empty() ? "" : "x") + std::to_string(dim);
+  return text.empty() ? "scalar" : text;
+}
+
+class Lowering {
+ public:
+  Lowering(const Program& program, bool fuse) : program_(program), fusion_(program, fuse) {
+    for (const Program::Value& value : program.values) lowered_.values.push_back(value.type);
+  }
+
+  Lowered run() {
+    findMatmuls(fusion_);
+    findInlined(fusion_);
+    for (size_t i = 0; i < fusion_.roles.size(); i++) {
+      if (fusion_.roles[i] != Role::constant) continue;
+      const ValueId value = program_.nodes[i].results[0];
+      if (fusion_.inlined[value] && !fusion_.stored[value]) continue;
+      lowered_.constants.push_back({value, program_.nodes[i].bytes(attr::constant::data)});
+    }
+    for (const Unit& unit : groupUnits(fusion_)) {
+      node_ = unit.nodes.back();
+      try {
+        add(unit);
+      } catch (ProgramError& error) {
+        if (error.node < 0) error.node = node_;
+        throw;
+      }
+    }
+    node_ = -1;
+    for (ValueId output : program_.outputs) lowered_.outputs.push_back(inMemory(output));
+    return std::move(lowered_);
+  }
+
+ private:
+  void add(const Unit& unit) {
+    const Node& node = fusion_.node(unit.nodes[0]);
+    switch (unit.role) {
+      case Role::fused: return addFused(emitFused(fusion_, unit), "fused", unit.space);
+      case Role::concat: return addFused(emitConcat(fusion_, unit), "concat", program_.type(node.results[0]).shape);
+      case Role::matmul: return addMatmul(node, fusion_.matmuls[static_cast<size_t>(unit.nodes[0])]);
+      default: return addLibrary(node);
+    }
+  }
+
+  void push(MadeKernel made, std::vector<ValueId> reads, std::vector<ValueId> writes) {
+    lowered_.steps.push_back({std::move(made), std::move(reads), std::move(writes), node_});
+  }
+
+  void addFused(FusedUnit unit, const char* label, const Dims& space) {
+    std::string detail;
+    for (const FusedSpec& part : unit.parts) detail += (detail.empty() ? "" : "; ") + describe(part);
+    MadeKernel made = makeFused(std::move(unit.parts));
+    made.label = std::string(label) + " " + name(program_.type(unit.writes[0]).dtype) + " " + dims(space);
+    constexpr size_t kMostLabel = 120;
+    if (detail.size() <= kMostLabel) made.label += ": " + detail;
+    made.detail = std::move(detail);
+    push(std::move(made), std::move(unit.reads), std::move(unit.writes));
+  }
+
+  Layout layoutOf(ValueId value) const {
+    const Source& source = fusion_.sources[value];
+    return *viewed(source.steps, Layout::dense(program_.type(source.base)));
+  }
+
+  /// A dense copy of a read; one for all who want the same.
+  ValueId copied(ValueId base, const Layout& layout) {
+    std::vector<int64_t> key = {static_cast<int64_t>(base), layout.offset};
+    key.insert(key.end(), layout.shape.begin(), layout.shape.end());
+    key.insert(key.end(), layout.strides.begin(), layout.strides.end());
+    const auto [entry, fresh] = copies_.try_emplace(std::move(key), static_cast<ValueId>(lowered_.values.size()));
+    if (!fresh) return entry->second;
+    lowered_.values.push_back({layout.dtype, layout.shape});
+    FusedSpec spec;
+    spec.space = layout.shape;
+    FusedSpec::Value value;
+    value.kind = FusedSpec::Value::Kind::load;
+    value.lane = laneOf(layout.dtype);
+    value.layout = layout;
+    spec.values = {value};
+    spec.stores = {{0, 0, Layout::dense({layout.dtype, layout.shape})}};
+    std::vector<FusedSpec> parts;
+    parts.push_back(std::move(spec));
+    MadeKernel made = makeFused(std::move(parts));
+    made.label = std::string("copy ") + name(layout.dtype) + " " + dims(layout.shape);
+    push(std::move(made), {base}, {entry->second});
+    return entry->second;
+  }
+
+  /// The value that holds what `value` is, dense.
+  ValueId inMemory(ValueId value) {
+    const Source& source = fusion_.sources[value];
+    const Layout layout = layoutOf(value);
+    if (layout.isDense() && layout.elements() == program_.type(source.base).elements()) return source.base;
+    return copied(source.base, layout);
+  }
+
+  void addLibrary(const Node& node) {
+    const KernelEntry* entry = findKernel(node.op);
+    if (!entry) throw ProgramError(std::string(info(node.op).name) + ": the CPU has no kernel for this op");
+    KernelRequest request{node, {}, {}};
+    std::vector<ValueId> reads;
+    for (size_t k = 0; k < node.operands.size(); k++) {
+      const ValueId base = fusion_.sources[node.operands[k]].base;
+      Layout layout = layoutOf(node.operands[k]);
+      const bool whole = layout.isDense() && layout.elements() == program_.type(base).elements();
+      if (whole || layout.isDense() || (entry->accepts && entry->accepts(node, k, layout))) {
+        reads.push_back(base);
+      } else {
+        reads.push_back(copied(base, layout));
+        layout = Layout::dense({layout.dtype, layout.shape});
+      }
+      request.operands.push_back(std::move(layout));
+    }
+    for (ValueId result : node.results) request.results.push_back(program_.type(result));
+    MadeKernel made = entry->make(request);
+    if (made.label.empty()) made.label = info(node.op).name;
+    push(std::move(made), std::move(reads), node.results);
+  }
+
+  void addMatmul(const Node& node, const MatmulUnit& unit) {
+    MatmulSpec spec;
+    spec.lhsContract = node.ints(attr::dot_general::lhs_contract);
+    spec.rhsContract = node.ints(attr::dot_general::rhs_contract);
+    spec.lhsBatch = node.ints(attr::dot_general::lhs_batch);
+    spec.rhsBatch = node.ints(attr::dot_general::rhs_batch);
+    spec.a = layoutOf(node.operands[0]);
+    spec.b = layoutOf(node.operands[1]);
+    spec.out = {program_.type(unit.result).dtype, program_.type(node.results[0]).shape};
+    spec.activation = unit.activation;
+    spec.residual = unit.residual.has_value();
+    std::vector<ValueId> reads = {fusion_.sources[node.operands[0]].base, fusion_.sources[node.operands[1]].base};
+    if (unit.bias) {
+      spec.bias = biasLayout(*unit.bias, spec.out.shape.back());
+      reads.push_back(fusion_.sources[*unit.bias].base);
+    }
+    Layout* layouts[] = {&spec.a, &spec.b, spec.bias ? &*spec.bias : nullptr};
+    for (size_t k = 0; k < reads.size(); k++) {
+      if (matmulAccepts(spec, k)) continue;
+      reads[k] = copied(reads[k], *layouts[k]);
+      *layouts[k] = Layout::dense({layouts[k]->dtype, layouts[k]->shape});
+    }
+    if (unit.residual) reads.push_back(*unit.residual);
+    push(makeMatmul(spec), std::move(reads), {unit.result});
+  }
+
+  /// The bias as the vector along the last dim that it is, whatever dims of size 1 it has besides.
+  Layout biasLayout(ValueId value, int64_t length) const {
+    const Layout layout = layoutOf(value);
+    return {layout.dtype, {length}, {layout.strides.back()}, layout.offset};
+  }
+
+  const Program& program_;
+  Fusion fusion_;
+  Lowered lowered_;
+  int64_t node_ = -1;
+  std::map<std::vector<int64_t>, ValueId> copies_;
+};
+
+}  // namespace
+
+Lowered lower(const Program& program, bool fuse) { return Lowering(program, fuse).run(); }
+
+Lowered lower(const Program& program) {
+  const char* text = std::getenv("LAZULI_FUSE");
+  return lower(program, !text || std::string(text) != "0");
+}
+
+std::string describe(const Lowered& lowered) {
+  std::string text;
+  const auto list = [&](const std::vector<ValueId>& values) {
+    std::string names;
+    for (ValueId value : values) {
+      const TensorType& type = lowered.values[value];
+      names += (names.empty() ? "%" : ", %") + std::to_string(value) + " " + name(type.dtype) + format(type.shape);
+    }
+    return names;
+  };
+  for (const Step& step : lowered.steps) {
+    const bool told = step.made.label.find(step.made.detail) != std::string::npos;
+    text += step.made.label + "  (" + list(step.reads) + ") -> (" + list(step.writes) + ")";
+    if (!told) text += "  " + step.made.detail;
+    text += "\n";
+  }
+  return text;
+}
+
+}  // namespace lazuli

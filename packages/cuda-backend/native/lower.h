@@ -1,0 +1,13 @@
+#pragma once
+
+#include "kernel.h"
+
+namespace lazuli {
+
+/// As lower() of kernel.h, fusing or making a kernel per node.
+Lowered lower(const Program& program, bool fuse);
+
+/// One line a step: label, what it reads and writes, the fused expression.
+std::string describe(const Lowered& lowered);
+
+}  // namespace lazuli

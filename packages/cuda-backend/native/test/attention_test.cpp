@@ -1,0 +1,330 @@
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+
+namespace lazuli {
+namespace {
+
+size_t at(int64_t i) { return static_cast<size_t>(i); }
+
+uint16_t toBf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+uint16_t toHalf(float x) {  // normal range only
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude < (113u << 23)) return static_cast<uint16_t>((bits >> 16) & 0x8000);
+  return static_cast<uint16_t>(((bits >> 16) & 0x8000) |
+                               ((magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13));
+}
+
+void put(DType dtype, std::byte* data, int64_t i, double value) {
+  const auto as = [&](auto x) { std::memcpy(data + i * static_cast<int64_t>(sizeof x), &x, sizeof x); };
+  switch (dtype) {
+    case DType::f64:
+      return as(value);
+    case DType::bf16:
+      return as(toBf16(static_cast<float>(value)));
+    case DType::f16:
+      return as(toHalf(static_cast<float>(value)));
+    default:
+      return as(static_cast<float>(value));
+  }
+}
+double get(DType dtype, const std::byte* data, int64_t i) {
+  const auto as = [&](auto x) {
+    std::memcpy(&x, data + i * static_cast<int64_t>(sizeof x), sizeof x);
+    return x;
+  };
+  switch (dtype) {
+    case DType::f64:
+      return as(0.0);
+    case DType::bf16: {
+      const uint32_t bits = static_cast<uint32_t>(as(uint16_t{})) << 16;
+      float value;
+      std::memcpy(&value, &bits, 4);
+      return value;
+    }
+    case DType::f16: {
+      const uint16_t h = as(uint16_t{});
+      const int exponent = (h >> 10) & 31;
+      const double magnitude =
+          exponent ? std::ldexp((h & 1023) + 1024, exponent - 25) : std::ldexp(h & 1023, -24);
+      return h & 0x8000 ? -magnitude : magnitude;
+    }
+    default:
+      return as(0.0f);
+  }
+}
+
+struct Array {
+  Layout layout;
+  std::vector<std::byte> data;
+
+  double operator()(int64_t b, int64_t h, int64_t t, int64_t k) const {
+    const Dims& s = layout.strides;
+    return get(layout.dtype, data.data(), layout.offset + b * s[0] + h * s[1] + t * s[2] + k * s[3]);
+  }
+};
+
+enum class Order { dense, byRow, gaps };
+
+/// A [b, h, t, k] array in one of the layouts that models have: dense; a view of [b, t, h, k]; with unused
+/// columns.
+Array makeArray(DType dtype, const Dims& shape, Order order, std::mt19937& random, bool zero = false) {
+  Array array{Layout::dense({dtype, shape}), {}};
+  const int64_t gap = order == Order::gaps ? 5 : 0, row = shape[3] + gap;
+  if (order == Order::byRow) {
+    array.layout.strides = {shape[1] * shape[2] * row, row, shape[1] * row, 1};
+  } else {
+    array.layout.strides = {shape[1] * shape[2] * row, shape[2] * row, row, 1};
+  }
+  array.layout.offset = order == Order::dense ? 0 : 2;
+  const int64_t count = shape[0] * shape[1] * shape[2] * row + array.layout.offset;
+  array.data.resize(at(count) * sizeBytes(dtype));
+  std::normal_distribution<float> normal;
+  for (int64_t i = 0; i < count; i++) put(dtype, array.data.data(), i, zero ? 0 : normal(random));
+  return array;
+}
+
+struct Case {
+  int64_t batch = 1, heads = 1, groups = 1, queries = 1, keys = 1, depth = 16, valueDepth = 16;
+  bool causal = false;
+  int64_t offset = 0;
+  double scale = 0.25;
+  DType dtype = DType::f32;
+  Order order = Order::dense;
+  bool dlse = false;
+};
+
+std::vector<std::vector<std::byte>> runKernel(const KernelEntry& entry, Op op, const Case& c,
+                                              const std::vector<const Array*>& inputs,
+                                              const std::vector<TensorType>& results) {
+  Node node{op, {}, {}, {int64_t{c.causal}, c.offset, c.scale}};
+  KernelRequest request{node, {}, results};
+  std::vector<const std::byte*> reads;
+  for (size_t i = 0; i < inputs.size(); i++) {
+    EXPECT_TRUE(entry.accepts(node, i, inputs[i]->layout));
+    request.operands.push_back(inputs[i]->layout);
+    reads.push_back(inputs[i]->data.data());
+  }
+  MadeKernel made = entry.make(request);
+  std::vector<std::vector<std::byte>> outputs;
+  std::vector<std::byte*> writes;
+  for (const TensorType& type : results) outputs.emplace_back(type.bytes(), std::byte{0x7f});
+  for (auto& output : outputs) writes.push_back(output.data());
+  std::vector<std::byte> scratch(made.scratchBytes + 64, std::byte{0xff});  // NaN
+  std::byte* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
+  made.kernel->run({reads.data(), writes.data(), aligned});
+  return outputs;
+}
+
+void check(const Case& c, uint32_t seed = 1) {
+  std::mt19937 random(seed);
+  const Dims qShape{c.batch, c.heads, c.queries, c.depth}, kShape{c.batch, c.groups, c.keys, c.depth};
+  const Dims vShape{c.batch, c.groups, c.keys, c.valueDepth},
+      outShape{c.batch, c.heads, c.queries, c.valueDepth};
+  const Dims lseShape{c.batch, c.heads, c.queries};
+  const Array q = makeArray(c.dtype, qShape, c.order, random),
+              k = makeArray(c.dtype, kShape, c.order, random);
+  const Array v = makeArray(c.dtype, vShape, c.order, random),
+              dout = makeArray(c.dtype, outShape, c.order, random);
+  Array dlse{Layout::dense({DType::f32, lseShape}), {}};
+  for (int64_t i = 0; i < elements(lseShape); i++) {
+    dlse.data.resize(dlse.data.size() + 4);
+    put(DType::f32, dlse.data.data(), i, std::normal_distribution<float>()(random));
+  }
+
+  const auto forward = runKernel(attentionEntry, Op::attention, c, {&q, &k, &v},
+                                 {{c.dtype, outShape}, {DType::f32, lseShape}});
+  const double unit = c.dtype == DType::bf16  ? 1e-2
+                      : c.dtype == DType::f16 ? 2e-3
+                      : c.dtype == DType::f32 ? 4e-6
+                                              : 1e-12;
+  const double lseUnit = c.dtype == DType::f64 ? 2e-7 : 2e-6;  // lse is float32
+
+  // The gradient is given what the forward pass stored, so its reference starts there too.
+  Array out{Layout::dense({c.dtype, outShape}), forward[0]},
+      lse{Layout::dense({DType::f32, lseShape}), forward[1]};
+  double highestLse = 1;
+  std::vector<double> dq(at(elements(qShape))), dk(at(elements(kShape))), dv(at(elements(vShape)));
+  for (int64_t b = 0; b < c.batch; b++)
+    for (int64_t h = 0; h < c.heads; h++)
+      for (int64_t i = 0; i < c.queries; i++) {
+        const int64_t g = h / (c.heads / c.groups), row = (b * c.heads + h) * c.queries + i;
+        std::vector<double> p(at(c.keys));
+        const auto seen = [&](int64_t j) { return !c.causal || j <= i + c.offset; };
+        double top = -INFINITY, sum = 0;
+        for (int64_t j = 0; j < c.keys; j++) {
+          for (int64_t d = 0; d < c.depth; d++) p[at(j)] += q(b, h, i, d) * k(b, g, j, d);
+          p[at(j)] = seen(j) ? p[at(j)] * c.scale : -INFINITY;
+          top = std::max(top, p[at(j)]);
+        }
+        for (double& x : p) sum += x = std::isinf(top) ? 0 : std::exp(x - top);
+        for (double& x : p) x = sum > 0 ? x / sum : 0;
+        const double wantLse = sum > 0 ? top + std::log(sum) : -INFINITY,
+                     gotLse = get(DType::f32, lse.data.data(), row);
+        if (wantLse > highestLse) highestLse = wantLse;
+        if (std::isinf(wantLse))
+          ASSERT_EQ(gotLse, wantLse) << "row " << row;
+        else
+          ASSERT_NEAR(gotLse, wantLse, lseUnit * (1 + std::abs(wantLse))) << "row " << row;
+        double delta = c.dlse && sum > 0 ? -get(DType::f32, dlse.data.data(), row) : 0;
+        for (int64_t e = 0; e < c.valueDepth; e++) {
+          double want = 0;
+          for (int64_t j = 0; j < c.keys; j++) want += p[at(j)] * v(b, g, j, e);
+          const double got = get(c.dtype, out.data.data(), row * c.valueDepth + e);
+          ASSERT_NEAR(got, want, unit * (1 + std::abs(want))) << "row " << row << " column " << e;
+          delta += got * dout(b, h, i, e);
+        }
+        for (int64_t j = 0; j < c.keys; j++) {
+          double ds = -delta;
+          const int64_t key = (b * c.groups + g) * c.keys + j;
+          for (int64_t e = 0; e < c.valueDepth; e++) {
+            ds += dout(b, h, i, e) * v(b, g, j, e);
+            dv[at(key * c.valueDepth + e)] += p[at(j)] * dout(b, h, i, e);
+          }
+          ds *= p[at(j)] * c.scale;
+          for (int64_t d = 0; d < c.depth; d++) {
+            dq[at(row * c.depth + d)] += ds * k(b, g, j, d);
+            dk[at(key * c.depth + d)] += ds * q(b, h, i, d);
+          }
+        }
+      }
+  std::vector<const Array*> inputs{&q, &k, &v, &out, &lse, &dout};
+  if (c.dlse) inputs.push_back(&dlse);
+  const auto grads = runKernel(attentionGradEntry, Op::attention_grad, c, inputs,
+                               {{c.dtype, qShape}, {c.dtype, kShape}, {c.dtype, vShape}});
+  const std::vector<double>* wants[] = {&dq, &dk, &dv};
+  const char* names[] = {"dq", "dk", "dv"};
+  // lse rounded to float32 is a relative error of the weights.
+  const double gradUnit = c.dtype == DType::f64   ? 2e-7 * (1 + highestLse)
+                          : c.dtype == DType::f32 ? 2e-5
+                                                  : unit;
+  for (size_t g = 0; g < 3; g++) {
+    double scale = 1;
+    for (double want : *wants[g]) scale = std::max(scale, std::abs(want));
+    for (size_t i = 0; i < wants[g]->size(); i++)
+      ASSERT_NEAR(get(c.dtype, grads[g].data(), static_cast<int64_t>(i)), (*wants[g])[i], gradUnit * scale)
+          << names[g] << " at " << i;
+  }
+}
+
+TEST(Attention, Lengths) {
+  for (int64_t queries : {1, 7, 16, 64, 65, 130})
+    for (int64_t keys : {1, 9, 64, 100, 200})
+      for (bool causal : {false, true}) {
+        SCOPED_TRACE(testing::Message() << queries << " queries " << keys << " keys causal " << causal);
+        check({.queries = queries, .keys = keys, .causal = causal});
+      }
+}
+
+TEST(Attention, HeadSizes) {
+  for (int64_t depth : {1, 3, 8, 16, 20, 48, 64, 80, 128, 200})
+    for (int64_t valueDepth : {depth, int64_t{24}}) {
+      SCOPED_TRACE(testing::Message() << depth << " " << valueDepth);
+      check({.queries = 70,
+             .keys = 90,
+             .depth = depth,
+             .valueDepth = valueDepth,
+             .causal = true,
+             .offset = 20,
+             .scale = 1 / std::sqrt(depth)});
+    }
+}
+
+TEST(Attention, Offsets) {
+  // Below -queries nothing is seen; in between some rows see nothing.
+  for (int64_t offset : {-200, -130, -70, -64, -10, -1, 1, 30, 64, 100, 300, 1 << 30}) {
+    SCOPED_TRACE(testing::Message() << "offset " << offset);
+    check({.queries = 130, .keys = 150, .causal = true, .offset = offset, .dlse = true});
+  }
+}
+
+TEST(Attention, Groups) {
+  for (int64_t groups : {1, 2, 6})
+    for (bool dlse : {false, true})
+      for (Order order : {Order::dense, Order::byRow, Order::gaps})
+        check({.batch = 2,
+               .heads = 6,
+               .groups = groups,
+               .queries = 80,
+               .keys = 140,
+               .depth = 24,
+               .valueDepth = 40,
+               .causal = true,
+               .offset = 60,
+               .order = order,
+               .dlse = dlse});
+}
+
+TEST(Attention, ManyPairs) {
+  // Enough (batch, head) pairs that a thread takes a whole one, and few with many blocks of keys.
+  check({.batch = 5, .heads = 12, .groups = 12, .queries = 70, .keys = 70, .causal = true});
+  check({.batch = 5, .heads = 24, .groups = 12, .queries = 70, .keys = 40});
+  check({.queries = 40, .keys = 900, .causal = true, .offset = 860});
+}
+
+TEST(Attention, DTypes) {
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16})
+    for (Order order : {Order::dense, Order::byRow, Order::gaps})
+      for (int64_t depth : {13, 32})
+        check({.batch = 2,
+               .heads = 4,
+               .groups = 2,
+               .queries = 90,
+               .keys = 70,
+               .depth = depth,
+               .valueDepth = depth,
+               .causal = order == Order::byRow,
+               .dtype = dtype,
+               .order = order,
+               .dlse = true});
+}
+
+TEST(Attention, Scales) {
+  for (double scale : {0.0, -0.5, 1.0, 3.0})
+    for (DType dtype : {DType::f32, DType::f64})
+      check({.queries = 70, .keys = 70, .scale = scale, .dtype = dtype});
+}
+
+TEST(Attention, Empty) {
+  check({.queries = 5, .keys = 0});
+  check({.queries = 0, .keys = 5});
+  check({.batch = 0, .queries = 5, .keys = 5});
+}
+
+TEST(Attention, NaNStaysInItsRow) {
+  std::mt19937 random(3);
+  const Case c{.queries = 40, .keys = 40};
+  const Dims shape{1, 1, 40, 16};
+  Array q = makeArray(c.dtype, shape, c.order, random);
+  const Array k = makeArray(c.dtype, shape, c.order, random), v = makeArray(c.dtype, shape, c.order, random);
+  put(c.dtype, q.data.data(), 20 * 16 + 3, NAN);
+  const auto out =
+      runKernel(attentionEntry, Op::attention, c, {&q, &k, &v}, {{c.dtype, shape}, {DType::f32, {1, 1, 40}}});
+  for (int64_t i = 0; i < 40; i++) {
+    EXPECT_EQ(std::isnan(get(DType::f32, out[0].data(), i * 16)), i == 20);
+    EXPECT_EQ(std::isnan(get(DType::f32, out[1].data(), i)), i == 20);
+  }
+}
+
+TEST(Attention, Accepts) {
+  const Node node{Op::attention, {}, {}, {}};
+  EXPECT_TRUE(attentionEntry.accepts(node, 0, {DType::f32, {2, 3, 4, 5}, {60, 5, 15, 1}, 7}));
+  EXPECT_FALSE(attentionEntry.accepts(node, 0, {DType::f32, {2, 3, 4, 5}, {60, 20, 1, 4}, 0}));
+  EXPECT_TRUE(attentionEntry.accepts(node, 0, {DType::f32, {2, 3, 4, 1}, {12, 4, 1, 4}, 0}));
+  EXPECT_FALSE(attentionGradEntry.accepts(node, 4, {DType::f32, {2, 3, 4}, {12, 1, 3}, 0}));
+}
+
+}  // namespace
+}  // namespace lazuli

@@ -1,0 +1,90 @@
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { LazuliError } from "@lazuli/fx-trace";
+
+/** What a program compiled to, known before it runs. */
+export interface ExecutableInfo {
+  /** Planned intermediates, in the arena that all executables of a device share. */
+  readonly arenaBytes: number;
+  /** Most bytes of intermediates that are live at once in this order; the arena holds at least that. */
+  readonly lowerBoundBytes: number;
+  readonly constantBytes: number;
+  /** Fresh memory a run takes for outputs that take over no donated input. */
+  readonly outputBytes: number;
+  /** In the order they run. */
+  readonly kernels: readonly KernelInfo[];
+  /** Steps and memory plan; empty unless asked for. */
+  readonly text: string;
+}
+
+export interface KernelInfo {
+  readonly label: string;
+  /** Position of the program's node it computes, or -1. */
+  readonly node: number;
+  /** Read and written. */
+  readonly bytes: number;
+  readonly flops: number;
+}
+
+export interface DeviceStats {
+  /** Buffers that have an id. */
+  readonly liveBytes: number;
+  /** Freed blocks kept for reuse. */
+  readonly cachedBytes: number;
+  readonly arenaBytes: number;
+  /** Most of live, arena and cached together so far. */
+  readonly peakBytes: number;
+}
+
+/** The addon's own class. Every method throws an Error with `code` and `node`. */
+export interface AddonDevice {
+  compile(words: Uint32Array, withText: boolean): { id: number; info: ExecutableInfo };
+  release(executable: number): void;
+  run(
+    executable: number,
+    inputs: Float64Array | readonly number[],
+    outputs: Float64Array | readonly number[],
+    profile: boolean,
+  ): Promise<{ startUs: number; endUs: number; kernels: Float64Array }>;
+  upload(buffer: number, bytes: ArrayBufferView | ArrayBuffer): void;
+  download(buffer: number, target: ArrayBufferView | ArrayBuffer): Promise<void>;
+  bufferBytes(buffer: number): number;
+  free(buffers: Float64Array | readonly number[]): void;
+  stats(): DeviceStats;
+  close(): void;
+}
+
+export interface Addon {
+  readonly NativeDevice: new (name: string, options: { memoryLimitBytes?: number }) => AddonDevice;
+  readonly version: string;
+  /** Threads that kernels use: LAZULI_THREADS, else the processors this process may run on. */
+  readonly threads: number;
+  /** The vector instructions that kernels use. */
+  readonly isa: "baseline" | "avx2" | "avx512";
+  readonly hasOneDnn: boolean;
+}
+
+let loaded: Addon | null = null;
+
+/** The native addon: LAZULI_ADDON, else the one built in this checkout. */
+export function addon(): Addon {
+  loaded ??= load();
+  return loaded;
+}
+
+function load(): Addon {
+  const path =
+    process.env.LAZULI_ADDON || fileURLToPath(new URL("../../../build/Release/lazuli.node", import.meta.url));
+  const advice = "run `npm run build`";
+  if (!existsSync(path))
+    throw new LazuliError("backend", `the native addon is not built (no ${path}): ${advice}`);
+  try {
+    return createRequire(import.meta.url)(path) as Addon;
+  } catch (error) {
+    const [reason] = (error as Error).message.split("\n");
+    throw new LazuliError("backend", `the native addon does not load: ${reason}; ${advice}`, "", {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,10 @@
+export type { DeviceStats, ExecutableInfo, KernelInfo } from "./addon.js";
+export {
+  backendInfo,
+  type DeviceOptions,
+  type KernelTime,
+  type NativeDevice,
+  openDevice,
+  type RunResult,
+} from "./device.js";
+export { ArgumentError, BackendError, CompileError, OutOfMemoryError, RunError } from "./errors.js";

@@ -1,0 +1,26 @@
+/** Base of every error Lazuli throws for what a user wrote. The message reads `[op] what, both values, where`. */
+export class LazuliError extends Error {
+  constructor(
+    /** The op or function that refused, e.g. `matmul`. */
+    readonly op: string,
+    /** What is wrong, with the values that disagree. */
+    readonly detail: string,
+    /** Module path the call was made in, e.g. `blocks.3.attn`; empty outside any module. */
+    readonly scope: string = "",
+    options?: ErrorOptions,
+  ) {
+    super(`[${op}] ${detail}${scope ? ` (in ${scope})` : ""}`, options);
+    this.name = new.target.name;
+  }
+}
+
+/** Shapes that do not fit the op. Thrown at the call. */
+export class ShapeError extends LazuliError {}
+/** A dtype the op does not take. Thrown at the call. */
+export class DTypeError extends LazuliError {}
+/** An attribute or argument out of its range. Thrown at the call. */
+export class ValueError extends LazuliError {}
+/** A gradient that cannot be computed. */
+export class GradError extends LazuliError {}
+/** A graph that breaks an invariant; a bug in a pass, named by the verifier. */
+export class GraphError extends LazuliError {}

@@ -1,0 +1,145 @@
+import { isFloat } from "./dtype.js";
+import { LazuliError } from "./errors.js";
+import type { Attrs, OpDef } from "./opdef.js";
+import type { TensorType } from "./shape.js";
+
+/**
+ * One recorded call. A node of several results is never consumed directly: a `result` node names which.
+ */
+export class Node {
+  /** Rises with every node made in this process: inputs have smaller ids than their users. */
+  readonly id: number;
+  /** How many recorded nodes consume this one; a node nothing consumes is a sink. */
+  useCount = 0;
+  /** True where a gradient may flow through this node to a leaf. */
+  requiresGrad = false;
+  /** True for the node of a tensor whose `.grad` backward fills. */
+  isLeaf = false;
+  /** What holds the value once it is computed; owned by the engine above. */
+  storage: unknown = null;
+  /** Position in the graph walked last, valid while `walk` is that walk's number (see `walkNodes`). */
+  index = -1;
+  walk = 0;
+
+  constructor(
+    readonly op: OpDef,
+    public inputs: readonly Node[],
+    readonly attrs: Attrs,
+    /** One type per result. */
+    readonly types: readonly TensorType[],
+    /** Module path in which the call was made. */
+    readonly scope: string,
+  ) {
+    this.id = nextId++;
+  }
+
+  get type(): TensorType {
+    return this.types[0];
+  }
+  get shape(): readonly number[] {
+    return this.types[0].shape;
+  }
+  get dtype(): TensorType["dtype"] {
+    return this.types[0].dtype;
+  }
+}
+
+let nextId = 1;
+
+/** Takes every node as it is made: the pending lazy graph, or a graph a pass builds. */
+export interface Recorder {
+  add(node: Node): void;
+}
+
+let recorder: Recorder | null = null;
+let scopePath = "";
+let gradEnabled = true;
+let countsUses = true;
+
+export const currentRecorder = (): Recorder | null => recorder;
+export const currentScope = (): string => scopePath;
+export const isGradEnabled = (): boolean => gradEnabled;
+
+/** Makes `next` the process's recorder; the engine calls it once. */
+export function setRecorder(next: Recorder | null): void {
+  recorder = next;
+}
+
+/** Runs `fn` with its nodes going to `next`. */
+export function withRecorder<T>(next: Recorder | null, fn: () => T): T {
+  const previous = recorder;
+  recorder = next;
+  try {
+    return fn();
+  } finally {
+    recorder = previous;
+  }
+}
+
+/** Runs `fn` with `name` appended to the module path that nodes and errors carry. */
+export function withScope<T>(name: string, fn: () => T): T {
+  const previous = scopePath;
+  scopePath = previous && name ? `${previous}.${name}` : previous || name;
+  try {
+    return fn();
+  } finally {
+    scopePath = previous;
+  }
+}
+
+/** Runs `fn` under the absolute module path `path`: for nodes that stand for another node's call. */
+export function atScope<T>(path: string, fn: () => T): T {
+  const previous = scopePath;
+  scopePath = path;
+  try {
+    return fn();
+  } finally {
+    scopePath = previous;
+  }
+}
+
+/** Runs `fn` with gradient recording on or off. */
+export function withGrad<T>(enabled: boolean, fn: () => T): T {
+  const previous = gradEnabled;
+  gradEnabled = enabled;
+  try {
+    return fn();
+  } finally {
+    gradEnabled = previous;
+  }
+}
+
+/** Runs `fn` without its nodes counting as users: what backward reads of the forward graph stays a sink. */
+export function withoutUses<T>(fn: () => T): T {
+  const previous = countsUses;
+  countsUses = false;
+  try {
+    return fn();
+  } finally {
+    countsUses = previous;
+  }
+}
+
+/** Applies an op: checks types at the call, makes the node, records it. Throws what the type rule throws. */
+export function apply(op: OpDef, inputs: readonly Node[], attrs: Attrs): Node {
+  let types: readonly TensorType[];
+  try {
+    const type = op.type(inputs as never, attrs as never);
+    types = Array.isArray(type) ? type : [type as TensorType];
+  } catch (error) {
+    if (error instanceof LazuliError && !error.scope && scopePath) {
+      const Typed = error.constructor as new (op: string, detail: string, scope: string) => LazuliError;
+      throw new Typed(error.op, error.detail, scopePath);
+    }
+    throw error;
+  }
+  const node = new Node(op, inputs, attrs, types, scopePath);
+  let requiresGrad = false;
+  for (let i = 0; i < inputs.length; i++) {
+    if (countsUses) inputs[i].useCount++;
+    requiresGrad ||= inputs[i].requiresGrad;
+  }
+  node.requiresGrad = requiresGrad && gradEnabled && op.differentiable && isFloat(types[0].dtype);
+  recorder?.add(node);
+  return node;
+}

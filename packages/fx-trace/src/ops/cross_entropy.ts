@@ -1,0 +1,102 @@
+import { ShapeError, ValueError } from "../errors.js";
+import type { Node } from "../node.js";
+import { type AttrsOf, defineOp } from "../opdef.js";
+import { formatShape, type TensorType } from "../shape.js";
+import * as f from "./build.js";
+import { expectRows, expectShape, expectType, maxLast, meanLast, sumLast } from "./fused.js";
+import { checkDType } from "./rules.js";
+
+// N rows, V classes.
+
+const attrs = { ignore_index: "int", label_smoothing: "float" } as const;
+type CrossEntropyAttrs = AttrsOf<typeof attrs>;
+
+/** Checks and gives the type of one float32 by row. */
+function check(op: string, logits: Node, target: Node, { label_smoothing }: CrossEntropyAttrs): TensorType {
+  expectRows(op, "logits", logits);
+  if (logits.shape.length !== 2) {
+    throw new ShapeError(op, `logits must be [N, V], but have shape ${formatShape(logits.shape)}`);
+  }
+  checkDType(op, "index", target.dtype, "target");
+  expectShape(op, "target", target, [logits.shape[0]], `logits are ${formatShape(logits.shape)}`);
+  if (!(label_smoothing >= 0 && label_smoothing <= 1)) {
+    throw new ValueError(op, `label_smoothing must be in [0, 1], but is ${label_smoothing}`);
+  }
+  return { dtype: "float32", shape: [logits.shape[0]] };
+}
+
+/** [N] → [N, 1] */
+const column = (x: Node): Node => f.unsqueeze(x, 1);
+/** [N, 1] → [N], float32 */
+const rows = (x: Node): Node => f.cast(f.squeeze(x, 1), "float32");
+const isIgnored = (target: Node, { ignore_index }: CrossEntropyAttrs): Node => f.eq(target, ignore_index);
+
+/** exp(logits - lse) [N, V], computed as lse was. */
+function softmaxOf(logits: Node, lse: Node): Node {
+  const x = f.castUp(logits);
+  return f.exp(f.sub(x, f.cast(column(lse), x.dtype)));
+}
+
+/**
+ * Negative log likelihood of softmax(logits [N, V]) at target [N], by row, in float32; and lse, the logarithm of each
+ * row's softmax denominator. label_smoothing e mixes the target with e/V of every class. A row whose target is
+ * ignore_index has loss 0 (its lse is computed). As torch.nn.functional.cross_entropy(reduction="none").
+ */
+export const cross_entropy = defineOp({
+  name: "cross_entropy",
+  attrs,
+  arity: 2,
+  results: 2,
+  lower: "kernel",
+  type: ([logits, target], attrs) => {
+    const row = check("cross_entropy", logits, target, attrs);
+    return [row, row];
+  },
+  vjp: ({ inputs: [logits, target], out, grads: [dloss, dlse], attrs }) => {
+    const lse = f.resultOf(out, 1);
+    const dlogits = dloss ? cross_entropy_grad([logits, target, lse, dloss], attrs) : null;
+    if (!dlse) return [dlogits, null];
+    // lse's own derivative is softmax(logits).
+    const p = softmaxOf(logits, lse);
+    const more = f.cast(f.mul(p, f.cast(column(dlse), p.dtype)), logits.dtype);
+    return [dlogits ? f.add(dlogits, more) : more, null];
+  },
+  decompose: ([logits, target], attrs) => {
+    const smoothing = attrs.label_smoothing;
+    const x = f.castUp(logits);
+    const top = maxLast(x);
+    const shifted = f.sub(x, top);
+    const logTotal = f.log(sumLast(f.exp(shifted)));
+    const ignored = column(isIgnored(target, attrs));
+    const picked = f.gather(shifted, f.where(ignored, 0, column(target)), 1);
+    // Without smoothing a logit of -inf that is no target costs nothing: 0 * -inf would be NaN.
+    const expected =
+      smoothing === 0 ? picked : f.add(f.mul(picked, 1 - smoothing), f.mul(meanLast(shifted), smoothing));
+    return [rows(f.where(ignored, 0, f.sub(logTotal, expected))), rows(f.add(top, logTotal))];
+  },
+  sharding: { factors: "n v, n -> n, n", replicate: ["v"] },
+});
+
+/** logits, target, lse of cross_entropy, and the cotangent g [N] of its loss → the cotangent of logits. */
+export const cross_entropy_grad = defineOp({
+  name: "cross_entropy_grad",
+  attrs,
+  arity: 4,
+  lower: "kernel",
+  type: ([logits, target, lse, g], attrs) => {
+    const { shape } = check("cross_entropy_grad", logits, target, attrs);
+    expectType("cross_entropy_grad", "lse", lse, "float32", shape, "as cross_entropy gives");
+    expectType("cross_entropy_grad", "g", g, "float32", shape, "as the loss");
+    return logits.type;
+  },
+  // g (softmax - (1 - e) onehot(target) - e/V), and 0 on ignored rows.
+  decompose: ([logits, target, lse, g], attrs) => {
+    const p = softmaxOf(logits, lse);
+    const hit = f.eq(f.iota(1, logits.shape, target.dtype), column(target));
+    const spread = attrs.label_smoothing / logits.shape[1];
+    const wanted = f.where(hit, f.full(1 - attrs.label_smoothing + spread, [], p.dtype), spread);
+    const weight = f.cast(column(f.where(isIgnored(target, attrs), 0, g)), p.dtype);
+    return [f.cast(f.mul(f.sub(p, wanted), weight), logits.dtype)];
+  },
+  sharding: { factors: "n v, n, n, n -> n v", replicate: ["v"] },
+});

@@ -1,0 +1,245 @@
+import { GradError, GraphError } from "./errors.js";
+import { nextWalk } from "./graph.js";
+import { atScope, currentRecorder, type Node, withGrad, withRecorder } from "./node.js";
+import type { Cotangents, OpDef } from "./opdef.js";
+import { add, full } from "./ops/build.js";
+import { formatType, sameShape, type TensorType } from "./shape.js";
+
+export interface GradientOptions {
+  /** Records the backward nodes so that they can be differentiated again. */
+  readonly createGraph?: boolean;
+}
+
+/** One reverse sweep: nodes in slots, inputs before users. */
+interface Sweep {
+  readonly nodes: readonly Node[];
+  /** The slot of a node that a cotangent is asked for, or -1. */
+  readonly slotOf: (node: Node) => number;
+  /** By slot: 1 where the node's cotangent is passed on to its inputs. */
+  readonly flows: Uint8Array;
+  /** By slot: the sum of what its users passed so far. */
+  readonly cotangents: (Node | null)[];
+  /** By slot, for nodes of several results: the cotangent of each. */
+  readonly byResult: Map<number, (Node | null)[]>;
+}
+
+const sameType = (a: TensorType, b: TensorType): boolean =>
+  a.dtype === b.dtype && sameShape(a.shape, b.shape);
+
+const isFreed = (node: Node): boolean => {
+  const { arity } = node.op;
+  return node.inputs.length === 0 && (typeof arity === "number" ? arity : arity[0]) > 0;
+};
+
+/**
+ * Cotangents of `targets`, given those of `outputs`; null for a target nothing flows to. Backward nodes are recorded in
+ * the current recorder, each in the scope of the node it belongs to.
+ */
+export function gradients(
+  outputs: readonly Node[],
+  cotangents: readonly Node[],
+  targets: readonly Node[],
+  { createGraph = false }: GradientOptions = {},
+): (Node | null)[] {
+  checkCotangents(outputs, cotangents);
+  const nodes = gradAncestors(outputs);
+  const walk = nextWalk();
+  for (let i = 0; i < nodes.length; i++) {
+    nodes[i].walk = walk;
+    nodes[i].index = i;
+  }
+  const needed = new Uint8Array(nodes.length);
+  for (const target of targets) if (target.walk === walk) needed[target.index] = 1;
+  const slotOf = (node: Node): number => (node.walk === walk && needed[node.index] === 1 ? node.index : -1);
+  const flows = markFlows(nodes, needed, slotOf);
+  const sweep: Sweep = {
+    nodes,
+    slotOf,
+    flows,
+    cotangents: new Array(nodes.length).fill(null),
+    byResult: new Map(),
+  };
+  withGrad(createGraph, () => {
+    for (let i = 0; i < outputs.length; i++) accumulate(sweep, outputs[i], cotangents[i]);
+    run(sweep);
+  });
+  return targets.map((target) => (target.walk === walk ? sweep.cotangents[target.index] : null));
+}
+
+function checkCotangents(outputs: readonly Node[], cotangents: readonly Node[]): void {
+  if (outputs.length !== cotangents.length) {
+    throw new GradError("gradients", `${outputs.length} outputs but ${cotangents.length} cotangents`);
+  }
+  outputs.forEach((output, i) => {
+    if (sameType(output.type, cotangents[i].type)) return;
+    throw new GradError(
+      "gradients",
+      `the cotangent of ${output.op.name} must be ${formatType(output.type)}, got ${formatType(cotangents[i].type)}`,
+    );
+  });
+}
+
+/** Ancestors of `outputs` that a gradient flows to (outputs included, not beyond leaves), inputs before users. */
+function gradAncestors(outputs: readonly Node[]): Node[] {
+  const walk = nextWalk();
+  const found: Node[] = [];
+  const visit = (node: Node): void => {
+    if (!node.requiresGrad || node.walk === walk) return;
+    node.walk = walk;
+    found.push(node);
+  };
+  outputs.forEach(visit);
+  for (let i = 0; i < found.length; i++) {
+    const node = found[i];
+    if (node.isLeaf) continue;
+    for (let k = 0; k < node.inputs.length; k++) visit(node.inputs[k]);
+  }
+  return found.sort((a, b) => a.id - b.id);
+}
+
+/**
+ * Marks in `needed` (targets so far) the nodes on a path to a target, and returns where a cotangent is passed on. What
+ * lies beyond a freed node is not known: it counts as on a path, and the sweep refuses it.
+ */
+function markFlows(nodes: readonly Node[], needed: Uint8Array, slotOf: (node: Node) => number): Uint8Array {
+  const flows = new Uint8Array(nodes.length);
+  for (let slot = 0; slot < nodes.length; slot++) {
+    const node = nodes[slot];
+    if (node.isLeaf) continue;
+    let passes = needed[slot] === 0 && isFreed(node);
+    for (let k = 0; k < node.inputs.length && !passes; k++) passes = slotOf(node.inputs[k]) >= 0;
+    if (!passes) continue;
+    flows[slot] = 1;
+    needed[slot] = 1;
+  }
+  return flows;
+}
+
+function run(sweep: Sweep): void {
+  let node: Node;
+  let grads: readonly (Node | null)[];
+  const step = (): void => passOn(sweep, node, grads); // one closure for all nodes
+  for (let slot = sweep.nodes.length - 1; slot >= 0; slot--) {
+    if (sweep.flows[slot] === 0) continue;
+    node = sweep.nodes[slot];
+    const grad = sweep.cotangents[slot];
+    const arrived = node.op.results === 1 ? grad && [grad] : sweep.byResult.get(slot);
+    if (!arrived) continue;
+    grads = arrived;
+    atScope(node.scope, step);
+  }
+}
+
+/** Hands a node's cotangents to its inputs. */
+function passOn(sweep: Sweep, node: Node, grads: readonly (Node | null)[]): void {
+  const { inputs, op } = node;
+  if (isFreed(node)) {
+    throw new GradError(
+      op.name,
+      `the graph behind ${formatType(node.type)} was freed by an earlier backward or sync: run backward before that sync, ` +
+        "or detach() the value where its gradient should stop",
+      node.scope,
+    );
+  }
+  if (op.name === "result") {
+    const of = inputs[0];
+    const slot = sweep.slotOf(of);
+    if (slot < 0) return;
+    const parts = sweep.byResult.get(slot) ?? new Array<Node | null>(of.types.length).fill(null);
+    sweep.byResult.set(slot, parts);
+    const index = node.attrs.index as number;
+    const sum = parts[index];
+    parts[index] = sum ? add(sum, grads[0] as Node) : grads[0];
+    return;
+  }
+  const needs = new Array<boolean>(inputs.length);
+  for (let k = 0; k < inputs.length; k++) needs[k] = sweep.slotOf(inputs[k]) >= 0;
+  const passed = pullBack(node, grads, needs);
+  for (let k = 0; k < inputs.length; k++) {
+    const cotangent = passed[k];
+    if (!cotangent || !needs[k]) continue;
+    if (!sameType(cotangent.type, inputs[k].type)) {
+      throw new GraphError(
+        op.name,
+        `its vjp gives ${formatType(cotangent.type)} for input ${k} of type ${formatType(inputs[k].type)}`,
+        node.scope,
+      );
+    }
+    accumulate(sweep, inputs[k], cotangent);
+  }
+}
+
+function accumulate(sweep: Sweep, node: Node, cotangent: Node): void {
+  const slot = sweep.slotOf(node);
+  if (slot < 0) return;
+  const sum = sweep.cotangents[slot];
+  sweep.cotangents[slot] = sum ? add(sum, cotangent) : cotangent;
+}
+
+/** Cotangents of a node's inputs: by the op's vjp, or else through its decomposition. */
+function pullBack(node: Node, grads: readonly (Node | null)[], needs: readonly boolean[]): Cotangents {
+  const op: OpDef = node.op;
+  if (op.vjp) {
+    const first = node.types[0];
+    const grad = grads[0] ?? full(0, first.shape, first.dtype);
+    return op.vjp({ inputs: node.inputs, out: node, grad, grads, attrs: node.attrs as never, needs });
+  }
+  if (op.decompose) return pullDecomposed(node, op.decompose, grads, needs);
+  throw new GradError(
+    op.name,
+    `has no gradient, but one is asked for through ${formatType(node.type)}`,
+    node.scope,
+  );
+}
+
+/** Records the op's decomposition and sweeps back through it. */
+function pullDecomposed(
+  node: Node,
+  decompose: NonNullable<OpDef["decompose"]>,
+  grads: readonly (Node | null)[],
+  needs: readonly boolean[],
+): Cotangents {
+  const inner: Node[] = [];
+  const outer = currentRecorder();
+  const tee = {
+    add(made: Node): void {
+      inner.push(made);
+      outer?.add(made);
+    },
+  };
+  const results = withRecorder(tee, () => decompose(node.inputs, node.attrs as never, node));
+  const distinct = [...new Set(node.inputs)];
+  const nodes = [...distinct, ...inner];
+  const slots = new Map(nodes.map((each, slot) => [each, slot]));
+  const needed = new Uint8Array(nodes.length);
+  node.inputs.forEach((input, k) => {
+    if (needs[k]) needed[slots.get(input) as number] = 1;
+  });
+  const slotOf = (each: Node): number => {
+    const slot = slots.get(each);
+    return slot !== undefined && needed[slot] === 1 ? slot : -1;
+  };
+  const flows = new Uint8Array(nodes.length);
+  for (let slot = distinct.length; slot < nodes.length; slot++) {
+    if (nodes[slot].op.differentiable && nodes[slot].inputs.some((input) => slotOf(input) >= 0)) {
+      flows[slot] = 1;
+      needed[slot] = 1;
+    }
+  }
+  const sweep: Sweep = {
+    nodes,
+    slotOf,
+    flows,
+    cotangents: new Array(nodes.length).fill(null),
+    byResult: new Map(),
+  };
+  results.forEach((value, i) => {
+    const grad = grads[i];
+    if (grad) accumulate(sweep, value, grad);
+  });
+  run(sweep);
+  // An operand given twice has one slot, which holds the whole: its second place passes nothing.
+  return node.inputs.map((input, k) =>
+    node.inputs.indexOf(input) === k ? sweep.cotangents[slots.get(input) as number] : null,
+  );
+}

@@ -1,0 +1,115 @@
+import { describe, it } from "vitest";
+import { add, cast, mul, type Node, ops, resultsOf } from "../src/index.js";
+import { checkGradients, type Operand } from "./gradcheck.js";
+
+const floats = (...shape: number[]): Operand => ({ shape });
+const wide = (x: Node): Node => cast(x, "float64");
+
+type Case = readonly [
+  name: string,
+  fn: (...inputs: Node[]) => Node | readonly Node[],
+  ...operands: Operand[],
+];
+
+const rows: Case[] = [
+  ["softmax", (x) => ops.softmax([x]), floats(2, 2, 3)],
+  ["log_softmax", (x) => ops.log_softmax([x]), floats(3, 4)],
+  ["softmax_grad", (y, g) => ops.softmax_grad([y, g]), floats(2, 3), floats(2, 3)],
+  ["log_softmax_grad", (y, g) => ops.log_softmax_grad([y, g]), floats(2, 3), floats(2, 3)],
+  ["rms_norm", (x, w) => ops.rms_norm([x, w], { eps: 0.1 }), floats(2, 2, 3), floats(3)],
+  ["rms_norm of one row", (x, w) => ops.rms_norm([x, w], { eps: 0 }), floats(4), floats(4)],
+  [
+    "rms_norm_grad",
+    (...all) => resultsOf(ops.rms_norm_grad(all, { eps: 0.1 })),
+    floats(2, 3),
+    floats(3),
+    floats(2, 3),
+  ],
+  ["layer_norm", (x, w, b) => ops.layer_norm([x, w, b], { eps: 0.1 }), floats(2, 2, 4), floats(4), floats(4)],
+  [
+    "layer_norm_grad",
+    (...all) => resultsOf(ops.layer_norm_grad(all, { eps: 0.1 })),
+    floats(2, 4),
+    floats(4),
+    floats(2, 4),
+  ],
+];
+
+const ropes: Case[] = [false, true].flatMap((interleaved) =>
+  [false, true].map(
+    (inverse): Case => [
+      `rope (interleaved ${interleaved}, inverse ${inverse})`,
+      (x, cos, sin) => ops.rope([x, cos, sin], { interleaved, inverse }),
+      floats(2, 2, 3, 4),
+      floats(3, 2),
+      floats(3, 2),
+    ],
+  ),
+);
+
+const attentions: Case[] = (
+  [
+    [false, 0, 2, 1],
+    [true, 0, 2, 2],
+    [true, 1, 2, 1],
+    [true, -1, 4, 2],
+  ] as const
+).flatMap(([causal, offset, H, G]): Case[] => {
+  const name = `attention (causal ${causal}, offset ${offset}, ${H} heads on ${G})`;
+  const attrs = { causal, offset, scale: 0.8 };
+  const operands = [floats(1, H, 2, 3), floats(1, G, 3, 3), floats(1, G, 3, 2)];
+  const both = (...qkv: Node[]): Node[] => resultsOf(ops.attention(qkv, attrs));
+  // lse of a row that sees nothing is -inf, of which there is no difference to take.
+  const results = (...qkv: Node[]): Node[] => {
+    const [out, lse] = both(...qkv);
+    return offset < 0 ? [out] : [out, wide(lse)];
+  };
+  return [
+    [`${name}: out alone`, (...qkv) => both(...qkv)[0], ...operands],
+    [name, results, ...operands],
+  ];
+});
+
+const target = { shape: [4], data: [2, -1, 0, 3], dtype: "int64" } as const;
+const losses: Case[] = [0, 0.2].flatMap((label_smoothing): Case[] => {
+  const attrs = { ignore_index: -1, label_smoothing };
+  const both = (logits: Node, t: Node): Node[] => resultsOf(ops.cross_entropy([logits, t], attrs)).map(wide);
+  return [
+    [
+      `cross_entropy (smoothing ${label_smoothing}): loss alone`,
+      (x, t) => both(x, t)[0],
+      floats(4, 5),
+      target,
+    ],
+    [
+      `cross_entropy (smoothing ${label_smoothing}): lse alone`,
+      (x, t) => both(x, t)[1],
+      floats(4, 5),
+      target,
+    ],
+    [`cross_entropy (smoothing ${label_smoothing})`, both, floats(4, 5), target],
+  ];
+});
+
+describe("vjps of fused ops agree with central differences, twice", { timeout: 60_000 }, () => {
+  for (const [name, fn, ...operands] of [...rows, ...ropes, ...attentions, ...losses]) {
+    it(name, () => checkGradients(fn, operands));
+  }
+
+  it("one value in every place of an op", () => {
+    const attrs = { causal: true, offset: 0, scale: 1 };
+    checkGradients((x) => resultsOf(ops.attention([x, x, x], attrs))[0], [floats(1, 2, 3, 2)]);
+    checkGradients((x) => ops.softmax_grad([x, x]), [floats(2, 3)]);
+  });
+
+  it("a result that is used twice, and one that is not", () => {
+    const attrs = { eps: 0.1 };
+    checkGradients(
+      (x, w, g) => {
+        const [dx] = resultsOf(ops.rms_norm_grad([x, w, g], attrs));
+        return add(mul(dx, dx), dx);
+      },
+      [floats(2, 3), floats(3), floats(2, 3)],
+    );
+  });
+});

@@ -1,0 +1,4 @@
+export { type Batches, type BatchShape, NpyBatches, RandomBatches } from "./batches.js";
+export { HostRandom } from "./random.js";
+export { findFiles, readText, splitHeldOut } from "./text.js";
+export { byteTokenizer } from "./tokenizer.js";

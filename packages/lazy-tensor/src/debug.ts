@@ -1,0 +1,48 @@
+import { formatGraph } from "@lazuli/fx-trace";
+import type { CompileEvent, Events, PassEvent, StepEvent } from "./events.js";
+
+/** LAZULI_DEBUG: 1 compiles and why, 2 kernel times, 3 the graph after each pass, 4 kernels, 5 the memory plan. */
+export const debugLevel = (): number => Number(process.env.LAZULI_DEBUG ?? 0) || 0;
+
+const print = (line: string): void => {
+  process.stderr.write(`[lazuli] ${line}\n`);
+};
+const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MB`;
+
+function printCompile(event: CompileEvent): void {
+  const { info } = event;
+  print(
+    `compile #${event.program}: ${event.recordedNodes} nodes recorded, ${event.compiledNodes} compiled, ${info.kernels.length} kernels; ` +
+      `passes ${event.passesMs.toFixed(1)} ms, native ${event.nativeMs.toFixed(1)} ms; arena ${megabytes(info.arenaBytes)}. ` +
+      `Why: ${event.reason}`,
+  );
+}
+
+function printStep(event: StepEvent, level: number): void {
+  if (event.cached) {
+    print(`run #${event.program} (cached): host ${event.hostMs.toFixed(2)} ms, device ${event.deviceMs.toFixed(2)} ms`);
+  }
+  if (level < 2) return;
+  event.kernels.forEach((time, i) => {
+    const kernel = event.info.kernels[i];
+    const us = time.endUs - time.startUs;
+    const rate = kernel.flops > 0 ? `${(kernel.flops / us / 1e3).toFixed(1)} GFLOP/s` : `${(kernel.bytes / us / 1e3).toFixed(1)} GB/s`;
+    print(`  ${us.toFixed(0).padStart(8)} us  ${megabytes(kernel.bytes).padStart(10)}  ${rate.padStart(14)}  ${kernel.label}`);
+  });
+}
+
+function printPass(event: PassEvent): void {
+  print(`program #${event.program} after ${event.pass} (${event.ms.toFixed(2)} ms):\n${formatGraph(event.graph)}`);
+}
+
+/** Prints what LAZULI_DEBUG asks for, to standard error. */
+export function attachDebug(events: Events): void {
+  const level = debugLevel();
+  if (level < 1) return;
+  events.compile$.subscribe((event) => {
+    printCompile(event);
+    if (level >= 4 && event.info.text) print(event.info.text);
+  });
+  events.step$.subscribe((event) => printStep(event, level));
+  if (level >= 3) events.pass$.subscribe(printPass);
+}

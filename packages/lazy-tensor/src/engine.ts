@@ -1,0 +1,333 @@
+import type { NativeDevice, RunResult } from "@lazuli/cuda-backend";
+import {
+  closeGraph,
+  encodeNodes,
+  formatType,
+  hashWords,
+  input as inputOp,
+  type Node,
+  reachable,
+  runPasses,
+  setRecorder,
+  standardPasses,
+  type TensorType,
+  withRecorder,
+} from "@lazuli/fx-trace";
+import { inject, injectable } from "tsyringe";
+import { BufferPool, type DeviceBuffer } from "./buffer.js";
+import { debugLevel } from "./debug.js";
+import { StaleTensorError } from "./errors.js";
+import type { Events } from "./events.js";
+import { type EngineOptions, TOKENS } from "./options.js";
+import { placeError } from "./place_error.js";
+import { type CachedProgram, explainMiss, ProgramCache, summarize } from "./program_cache.js";
+
+/** What holds a node: the engine keeps values of those assigned to until the step is taken. */
+export interface Holder {
+  node: Node;
+  /** Parameters, buffers and optimizer state: every new value is kept, and takes over the old one's memory. */
+  isState: boolean;
+  /** The buffer the holder had when it was last computed; donated when the holder's new value is. */
+  committed: DeviceBuffer | null;
+}
+
+/** A holder of a gradient: kept if it still has one when the step is taken. */
+export interface GradHolder {
+  readonly grad: { readonly node: Node } | null;
+}
+
+/**
+ * The pending lazy graph and the step that computes it. What a step keeps is decided by rule, never by the garbage
+ * collector (docs/architecture.md, "Step roots").
+ */
+@injectable()
+export class Engine {
+  private readonly pool: BufferPool;
+  private readonly cache: ProgramCache;
+  /** Nodes given to tensors since the last step: those nothing consumed are kept. */
+  private visible: Node[] = [];
+  private pendingCount = 0;
+  private assigned = new Set<Holder>();
+  private gradHolders = new Set<GradHolder>();
+  private kept = new Set<Node>();
+  /** First values of parameters and other state: computed by a program of their own, so that step 1 equals step 2. */
+  private initials = new Map<Holder, Node>();
+  private retired: Node[] = [];
+  private warnedPending = false;
+  private programs = 0;
+  private inFlight: Promise<unknown> = Promise.resolve();
+  private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
+  /** Takes the time of every kernel; on under LAZULI_DEBUG=2. */
+  profiling = debugLevel() >= 2;
+
+  constructor(
+    @inject(TOKENS.device) readonly device: NativeDevice,
+    @inject(TOKENS.events) readonly events: Events,
+    @inject(TOKENS.options) private readonly options: EngineOptions,
+  ) {
+    this.pool = new BufferPool(device);
+    this.cache = new ProgramCache(options.cacheCapacity, (program) => device.release(program.executable));
+    this.randomState.seed = options.seed;
+  }
+
+  /** Makes this engine's pending graph the one that ops are recorded in. */
+  activate(): void {
+    setRecorder(this);
+  }
+
+  // --- recording ---------------------------------------------------------------------------------------------------
+
+  /** Called for every node recorded. */
+  add(_node: Node): void {
+    if (++this.pendingCount > this.options.pendingLimit && !this.warnedPending) {
+      this.warnedPending = true;
+      process.emitWarning(
+        `${this.pendingCount} operations are recorded and none has run yet: call \`await sync()\` once a step so that the graph is computed and freed`,
+        "LazuliWarning",
+      );
+    }
+  }
+
+  /** A tensor now shows this node to the user. */
+  show(node: Node): void {
+    this.visible.push(node);
+  }
+
+  /** Keeps the node's value in the next step whatever consumes it. */
+  keep(node: Node): void {
+    this.kept.add(node);
+  }
+
+  /** The holder's present node is the first value of a parameter, a buffer or optimizer state. */
+  markInitial(holder: Holder): void {
+    const node = holder.node;
+    holder.isState = true;
+    if (node.storage === null) this.initials.set(holder, node);
+    else holder.committed = node.storage as DeviceBuffer;
+  }
+
+  markAssigned(holder: Holder): void {
+    this.assigned.add(holder);
+  }
+
+  markGrad(holder: GradHolder): void {
+    this.gradHolders.add(holder);
+  }
+
+  /** A leaf that holds `bytes`, uploaded now. */
+  upload(type: TensorType, bytes: ArrayBufferView): Node {
+    const buffer = this.pool.create(type);
+    this.device.upload(buffer.id, bytes);
+    const node = withRecorder(null, () => inputOp([], { index: 0, shape: type.shape, dtype: type.dtype }));
+    node.storage = buffer;
+    return node;
+  }
+
+  // --- random numbers ----------------------------------------------------------------------------------------------
+
+  manualSeed(seed: number): void {
+    this.randomState = { seed, steps: 0, stream: 0, key: null };
+  }
+
+  /** The step's RNG key and a stream no other call of the step has. The key is an input: new numbers never recompile. */
+  nextRandom(): { key: Node; stream: number } {
+    const state = this.randomState;
+    if (!state.key || (state.key.storage as DeviceBuffer).state !== "live") {
+      const words = new BigInt64Array([BigInt(state.seed), BigInt(state.steps++)]);
+      state.key = this.upload({ dtype: "int64", shape: [2] }, words);
+    }
+    return { key: state.key, stream: state.stream++ };
+  }
+
+  // --- values ------------------------------------------------------------------------------------------------------
+
+  bufferOf(node: Node): DeviceBuffer | null {
+    return node.storage as DeviceBuffer | null;
+  }
+
+  /** Copies the node's value out, taking a step first where it is not computed yet. */
+  async read(node: Node, target: ArrayBufferView): Promise<void> {
+    if (node.storage === null) {
+      this.keep(node);
+      await this.step();
+    }
+    const buffer = node.storage as DeviceBuffer;
+    this.requireLive(node, buffer);
+    await this.device.download(buffer.id, target);
+  }
+
+  free(node: Node): void {
+    const buffer = node.storage as DeviceBuffer | null;
+    if (buffer) this.pool.free(buffer);
+  }
+
+  /** Gives the node's memory back with the next step, which may still read it. */
+  retire(node: Node): void {
+    this.retired.push(node);
+  }
+
+  private requireLive(node: Node, buffer: DeviceBuffer): void {
+    if (buffer.state === "live") return;
+    const what =
+      buffer.state === "donated"
+        ? "was overwritten by the update of the parameter or state it came from"
+        : "was disposed (by dispose(), `using`, or zeroGrad())";
+    throw new StaleTensorError(
+      node.op.name,
+      `the value ${formatType(node.type)} is gone: it ${what}. Pass the tensor to sync(tensor), or clone() it, before the step that ends it`,
+      node.scope,
+    );
+  }
+
+  // --- the step ----------------------------------------------------------------------------------------------------
+
+  /** Computes everything recorded that the rule of step roots keeps. Resolves when the device is done. */
+  step(): Promise<void> {
+    const started = performance.now();
+    const runs: Promise<void>[] = [];
+    const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));
+    if (initials.size > 0) runs.push(this.runProgram([...initials], new Set(), started));
+    for (const [holder, node] of this.initials) {
+      if (holder.committed && holder.committed !== node.storage) this.pool.free(holder.committed);
+      holder.committed = this.bufferOf(node);
+    }
+    this.initials.clear();
+
+    const { roots, holders, replaced } = this.takeRoots();
+    const waiting = roots.filter((node) => node.storage === null);
+    if (waiting.length > 0) runs.push(this.runProgram(waiting, replaced, performance.now()));
+    // State that was overwritten without being read is no input of the program: its memory is given back here.
+    for (const buffer of replaced) this.pool.free(buffer);
+    for (const node of this.retired.splice(0)) this.free(node);
+    for (const holder of holders) holder.committed = this.bufferOf(holder.node);
+    const done = Promise.all([this.inFlight, ...runs]).then(() => undefined);
+    this.inFlight = done.catch(() => undefined);
+    return done;
+  }
+
+  /** Resolves when every step handed to the device is done. */
+  async idle(): Promise<void> {
+    await this.inFlight;
+  }
+
+  /** The values this step keeps, in the order the program makes them, and the buffers their updates replace. */
+  private takeRoots(): { roots: Node[]; holders: Holder[]; replaced: Set<DeviceBuffer> } {
+    const roots = new Set<Node>();
+    const replaced = new Set<DeviceBuffer>();
+    const holders = [...this.assigned];
+    for (const holder of holders) {
+      roots.add(holder.node);
+      const old = holder.committed;
+      if (old && old !== holder.node.storage && old.state === "live") replaced.add(old);
+    }
+    for (const holder of this.gradHolders) if (holder.grad) roots.add(holder.grad.node);
+    for (const node of this.kept) roots.add(node);
+    for (const node of this.visible) if (node.useCount === 0) roots.add(node);
+    this.assigned = new Set();
+    this.gradHolders = new Set();
+    this.kept = new Set();
+    this.visible = [];
+    this.pendingCount = 0;
+    this.randomState.key = null;
+    this.randomState.stream = 0;
+    return { roots: [...roots], holders, replaced };
+  }
+
+  private runProgram(roots: readonly Node[], donated: ReadonlySet<DeviceBuffer>, started: number): Promise<void> {
+    const isInput = (node: Node): boolean => node.storage !== null;
+    const isDonated = (node: Node): boolean => donated.has(node.storage as DeviceBuffer);
+    const nodes = reachable(roots, isInput);
+    for (const node of nodes) if (node.storage !== null) this.requireLive(node, node.storage as DeviceBuffer);
+    const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
+    const hash = hashWords(encoded.words);
+    let program = this.cache.find(hash, encoded.words);
+    const cached = program !== null;
+    if (!program) {
+      program = this.compile(hash, encoded.words.slice(), nodes, roots, encoded.inputs, encoded.inputs.map(isDonated));
+      this.cache.add(hash, program);
+    }
+
+    const inputBuffers = encoded.inputs.map((node) => node.storage as DeviceBuffer);
+    const outputBuffers = roots.map((node) => this.pool.create(node.type));
+    const done = this.device.run(
+      program.executable,
+      inputBuffers.map((buffer) => buffer.id),
+      outputBuffers.map((buffer) => buffer.id),
+      this.profiling,
+    );
+    for (const buffer of inputBuffers) if (donated.has(buffer)) this.pool.donate(buffer);
+    roots.forEach((node, i) => {
+      node.storage = outputBuffers[i];
+      if (node.isLeaf || !node.requiresGrad) node.inputs = [];
+    });
+    return this.watch(done, program, cached, performance.now() - started);
+  }
+
+  private async watch(done: Promise<RunResult>, program: CachedProgram, cached: boolean, hostMs: number): Promise<void> {
+    let result: RunResult;
+    try {
+      result = await done;
+    } catch (error) {
+      throw placeError(error, program.places);
+    }
+    this.events.step$.next({
+      program: program.number,
+      cached,
+      hostMs,
+      deviceMs: (result.endUs - result.startUs) / 1000,
+      startUs: result.startUs,
+      endUs: result.endUs,
+      info: program.info,
+      kernels: result.kernels,
+    });
+    if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
+  }
+
+  // --- compiling ---------------------------------------------------------------------------------------------------
+
+  private compile(
+    hash: number,
+    words: Uint32Array,
+    nodes: readonly Node[],
+    roots: readonly Node[],
+    inputs: readonly Node[],
+    donated: readonly boolean[],
+  ): CachedProgram {
+    const number = ++this.programs;
+    const summary = summarize(nodes.filter((node) => node.storage === null));
+    const reason = explainMiss(this.cache.last?.summary ?? null, summary);
+    const started = performance.now();
+    const graph = runPasses(closeGraph(nodes, roots, inputs), standardPasses(this.options.supports), {
+      verify: this.options.verifyPasses,
+      onPass: ({ name, graph: after, wallMs }) =>
+        this.events.pass$.next({ program: number, pass: name, ms: wallMs, graph: after }),
+    });
+    const passed = performance.now();
+    const isInput = (node: Node): boolean => node.op.code === inputOp.code;
+    const compiledNodes = graph.nodes.filter((node) => !isInput(node));
+    const program = encodeNodes(compiledNodes, graph.outputs, {
+      isInput,
+      inputs: graph.inputs,
+      isDonated: (_, index) => donated[index],
+    });
+    const places = compiledNodes.map((node) => ({ op: node.op.name, scope: node.scope }));
+    let compiled: ReturnType<NativeDevice["compile"]>;
+    try {
+      compiled = this.device.compile(program.words, this.options.wantText);
+    } catch (error) {
+      throw placeError(error, places);
+    }
+    this.events.compile$.next({
+      program: number,
+      hash,
+      recordedNodes: summary.length,
+      compiledNodes: compiledNodes.length,
+      reason,
+      passesMs: passed - started,
+      nativeMs: performance.now() - passed,
+      info: compiled.info,
+      graph,
+    });
+    return { number, words, executable: compiled.id, info: compiled.info, places, summary };
+  }
+}

@@ -1,0 +1,55 @@
+import type { ExecutableInfo, KernelTime } from "@lazuli/cuda-backend";
+import type { Graph } from "@lazuli/fx-trace";
+import { Subject } from "rxjs";
+
+export interface CompileEvent {
+  /** Rises by one a compile. */
+  readonly program: number;
+  readonly hash: number;
+  readonly recordedNodes: number;
+  readonly compiledNodes: number;
+  /** Why no cached program fitted: the first node that differs from the program run last. */
+  readonly reason: string;
+  readonly passesMs: number;
+  readonly nativeMs: number;
+  readonly info: ExecutableInfo;
+  /** The graph that was compiled. */
+  readonly graph: Graph;
+}
+
+export interface StepEvent {
+  readonly program: number;
+  readonly cached: boolean;
+  /** From the call of `sync` to the hand-over to the device, in milliseconds: encode, look-up, compile. */
+  readonly hostMs: number;
+  /** On the device, in milliseconds. */
+  readonly deviceMs: number;
+  /** Start on the device, microseconds since it was opened. */
+  readonly startUs: number;
+  readonly endUs: number;
+  readonly info: ExecutableInfo;
+  /** By kernel of `info.kernels`, when profiling is on. */
+  readonly kernels: readonly KernelTime[];
+}
+
+export interface MemoryEvent {
+  readonly liveBytes: number;
+  readonly cachedBytes: number;
+  readonly arenaBytes: number;
+  readonly peakBytes: number;
+}
+
+export interface PassEvent {
+  readonly program: number;
+  readonly pass: string;
+  readonly ms: number;
+  readonly graph: Graph;
+}
+
+/** What happens inside, as observables: progress bars, metrics and traces subscribe. */
+export class Events {
+  readonly compile$ = new Subject<CompileEvent>();
+  readonly step$ = new Subject<StepEvent>();
+  readonly memory$ = new Subject<MemoryEvent>();
+  readonly pass$ = new Subject<PassEvent>();
+}

@@ -1,0 +1,27 @@
+import "./methods/elementwise.js";
+import "./methods/reduction.js";
+import "./methods/movement.js";
+import "./methods/linalg.js";
+
+export { type DType, dtypes, isFloat, LazuliError, DTypeError, GradError, type Shape, ShapeError, ValueError, withScope } from "@lazuli/fx-trace";
+export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
+export * from "./creation.js";
+export * from "./data/index.js";
+export { Engine } from "./engine.js";
+export * from "./errors.js";
+export { type CompileEvent, Events, type MemoryEvent, type PassEvent, type StepEvent } from "./events.js";
+export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
+export { cat, einsum, stack, where } from "./functions.js";
+export * from "./io/index.js";
+export type { Operand } from "./methods/elementwise.js";
+export type { Index, Range } from "./methods/movement.js";
+export type { Dims } from "./methods/reduction.js";
+export * as nn from "./nn/index.js";
+export * as F from "./nn/functional.js";
+export * as optim from "./optim/index.js";
+export { type EngineOptions, TOKENS } from "./options.js";
+export { configure, createContainer, type DeviceName, engine, type RuntimeOptions, useEngine } from "./runtime.js";
+export { sync } from "./step.js";
+export { type NestedArray, Tensor } from "./tensor.js";
+export { TraceRecorder } from "./trace.js";
+export type { DataArray, TypedArray } from "./typed_array.js";

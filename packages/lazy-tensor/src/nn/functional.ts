@@ -1,0 +1,119 @@
+import { formatShape, ops, promote, ShapeError, sizeOf, DTypeError, isInt } from "@lazuli/fx-trace";
+import { rand } from "../creation.js";
+import { castNode } from "../methods/elementwise.js";
+import { Tensor } from "../tensor.js";
+
+/** x [..., in] · weight [out, in]ᵀ + bias [out]. As torch.nn.functional.linear. */
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor {
+  const [out, features] = weight.shape;
+  if (weight.rank !== 2 || x.shape.at(-1) !== features) {
+    throw new ShapeError("linear", `x ${formatShape(x.shape)} does not end in the weight's in-features: weight ${formatShape(weight.shape)}`);
+  }
+  const dtype = promote(x.dtype, weight.dtype);
+  const product = ops.dot_general([castNode(x.node, dtype), castNode(weight.node, dtype)], {
+    lhs_contract: [x.rank - 1],
+    rhs_contract: [1],
+    lhs_batch: [],
+    rhs_batch: [],
+  });
+  if (bias && (bias.rank !== 1 || bias.shape[0] !== out)) {
+    throw new ShapeError("linear", `bias ${formatShape(bias.shape)} does not fit the weight ${formatShape(weight.shape)}`);
+  }
+  return bias ? new Tensor(product).add(bias) : new Tensor(product);
+}
+
+/** Rows of weight [V, D] at integer ids [...] → [..., D]. As torch.nn.functional.embedding. */
+export const embedding = (ids: Tensor, weight: Tensor): Tensor => weight.indexSelect(0, ids);
+
+/** x · rsqrt(mean(x²) + eps) · weight over the last dim, in float32 inside. As torch.nn.functional.rms_norm. */
+export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
+  return new Tensor(ops.rms_norm([x.node, castNode(weight.node, x.dtype)], { eps }));
+}
+
+/** Normalised to mean 0 and variance 1 over the last dim, then scaled and shifted. As torch.nn.functional.layer_norm. */
+export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor {
+  return new Tensor(ops.layer_norm([x.node, castNode(weight.node, x.dtype), castNode(bias.node, x.dtype)], { eps }));
+}
+
+/** Zeroes elements with probability `p` and scales the rest by 1 / (1 - p), in training. As torch.nn.functional.dropout. */
+export function dropout(x: Tensor, p = 0.5, training = true): Tensor {
+  if (!(p >= 0 && p <= 1)) throw new ShapeError("dropout", `the probability is ${p}, not within 0 and 1`);
+  if (!training || p === 0) return x;
+  if (p === 1) return x.mul(0);
+  return x.mul(1 / (1 - p)).where(rand(x.shape).ge(p), 0);
+}
+
+export const softmax = (x: Tensor, dim = -1): Tensor => x.softmax(dim);
+export const logSoftmax = (x: Tensor, dim = -1): Tensor => x.logSoftmax(dim);
+export const relu = (x: Tensor): Tensor => x.relu();
+export const silu = (x: Tensor): Tensor => x.silu();
+export const gelu = (x: Tensor, approximate: "none" | "tanh" = "none"): Tensor => x.gelu(approximate);
+
+/** Rotary position embedding of x [..., T, K] by cos and sin [T, K/2]; halves, or even/odd pairs. Su et al. 2021. */
+export function rotaryEmbedding(x: Tensor, cos: Tensor, sin: Tensor, options: { interleaved?: boolean } = {}): Tensor {
+  return new Tensor(ops.rope([x.node, cos.node, sin.node], { interleaved: options.interleaved ?? false, inverse: false }));
+}
+
+/** cos and sin [length, K/2] of the angles position / theta^(2i/K), for rotaryEmbedding. */
+export function rotaryTables(length: number, headDim: number, theta = 10000): { cos: Tensor; sin: Tensor } {
+  const position = new Tensor(ops.iota([], { dim: 0, shape: [length, headDim / 2], dtype: "float64" }));
+  const index = new Tensor(ops.iota([], { dim: 1, shape: [length, headDim / 2], dtype: "float64" }));
+  const angle = position.mul(index.mul((-2 * Math.log(theta)) / headDim).exp());
+  return { cos: angle.cos().to("float32"), sin: angle.sin().to("float32") };
+}
+
+export interface AttentionOptions {
+  /** Query i sees key j only where j <= i + offset. */
+  readonly causal?: boolean;
+  /** Defaults to S - T: the last query sees every key, as when keys are cached. */
+  readonly offset?: number;
+  /** Defaults to 1 / sqrt(K). */
+  readonly scale?: number;
+}
+
+/**
+ * softmax(q kᵀ · scale) v, without holding the T x S scores. q [B, H, T, K], k [B, G, S, K], v [B, G, S, Kv] →
+ * [B, H, T, Kv]; G divides H (grouped queries). As torch.nn.functional.scaled_dot_product_attention; Dao et al. 2022.
+ */
+export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  return attentionWithLse(q, k, v, options).out;
+}
+
+/** As scaledDotProductAttention, with the float32 log-sum-exp of each row's scores, [B, H, T]. */
+export function attentionWithLse(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): { out: Tensor; lse: Tensor } {
+  const { causal = false, offset = (k.shape[2] ?? 0) - (q.shape[2] ?? 0), scale = 1 / Math.sqrt(q.shape.at(-1) ?? 1) } = options;
+  const both = ops.attention([q.node, k.node, v.node], { causal, offset: causal ? offset : 0, scale });
+  return { out: new Tensor(ops.result([both], { index: 0 })), lse: new Tensor(ops.result([both], { index: 1 })) };
+}
+
+export interface CrossEntropyOptions {
+  /** Targets of this value count for nothing. */
+  readonly ignoreIndex?: number;
+  /** Share of the target spread evenly over all classes, in [0, 1). */
+  readonly labelSmoothing?: number;
+  /** `mean` is over the targets that count. */
+  readonly reduction?: "mean" | "sum" | "none";
+}
+
+/** Cross entropy of logits [..., V] against integer targets [...], float32. As torch.nn.functional.cross_entropy. */
+export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { ignoreIndex = -100, labelSmoothing = 0, reduction = "mean" } = options;
+  if (!isInt(target.dtype)) throw new DTypeError("crossEntropy", `targets are ${target.dtype}, not integers`);
+  const rows = sizeOf(target.shape);
+  if (formatShape(logits.shape.slice(0, -1)) !== formatShape(target.shape)) {
+    throw new ShapeError("crossEntropy", `logits ${formatShape(logits.shape)} and targets ${formatShape(target.shape)} do not fit: [..., V] and [...]`);
+  }
+  const flat = target.reshape([rows]);
+  const both = ops.cross_entropy([logits.reshape([rows, logits.shape.at(-1) ?? 1]).node, flat.node], {
+    ignore_index: ignoreIndex,
+    label_smoothing: labelSmoothing,
+  });
+  const losses = new Tensor(ops.result([both], { index: 0 }));
+  if (reduction === "none") return losses.reshape(target.shape);
+  if (reduction === "sum") return losses.sum();
+  return losses.sum().div(flat.ne(ignoreIndex).to("float32").sum());
+}
+
+/** Mean of the squared differences. As torch.nn.functional.mse_loss. */
+export const mseLoss = (x: Tensor, target: Tensor): Tensor => x.sub(target).square().mean();
+

@@ -1,0 +1,58 @@
+import "reflect-metadata";
+import { openDevice } from "@lazuli/cuda-backend";
+import { container as root, type DependencyContainer } from "tsyringe";
+import { attachDebug, debugLevel } from "./debug.js";
+import { Engine } from "./engine.js";
+import { Events } from "./events.js";
+import { type EngineOptions, TOKENS } from "./options.js";
+
+export type DeviceName = "cpu" | "null";
+
+export interface RuntimeOptions extends Partial<EngineOptions> {
+  /** Defaults to LAZULI_DEVICE, else `cpu`. */
+  readonly device?: DeviceName;
+  /** Most bytes the device may hold; a program that would need more is refused before it runs. 0: no limit. */
+  readonly memoryLimitBytes?: number;
+}
+
+/** A container with an engine of its own. Register another device, events or options on it before resolving Engine. */
+export function createContainer(options: RuntimeOptions = {}): DependencyContainer {
+  const { device, memoryLimitBytes = 0, ...engine } = options;
+  const container = root.createChildContainer();
+  const events = new Events();
+  container.registerInstance(TOKENS.events, events);
+  container.registerInstance<EngineOptions>(TOKENS.options, {
+    cacheCapacity: 64,
+    pendingLimit: 200_000,
+    seed: 0,
+    verifyPasses: false,
+    wantText: debugLevel() >= 4,
+    supports: (op) => op.lower !== "composite",
+    ...engine,
+  });
+  container.register(TOKENS.device, {
+    useFactory: () => openDevice(device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu", { memoryLimitBytes }),
+  });
+  attachDebug(events);
+  return container;
+}
+
+let active: Engine | null = null;
+
+/** The engine that records now; made with the defaults when first needed. */
+export function engine(): Engine {
+  if (!active) useEngine(createContainer().resolve(Engine));
+  return active as Engine;
+}
+
+/** Makes `next` the engine that records. Tensors belong to the engine they were made in. */
+export function useEngine(next: Engine): void {
+  active = next;
+  next.activate();
+}
+
+/** Opens a device and makes it the one that new tensors live on. */
+export function configure(options: RuntimeOptions): Engine {
+  useEngine(createContainer(options).resolve(Engine));
+  return active as Engine;
+}

@@ -1,0 +1,202 @@
+import { inspect } from "node:util";
+import {
+  type DType,
+  formatShape,
+  isFloat,
+  type Node,
+  ops,
+  type Shape,
+  sizeOf,
+  withoutUses,
+} from "@lazuli/fx-trace";
+import { backward, type BackwardOptions } from "./autograd.js";
+import type { DeviceBuffer } from "./buffer.js";
+import type { Holder } from "./engine.js";
+import { TensorError } from "./errors.js";
+import { engine } from "./runtime.js";
+import { type DataArray, decodeArray, rawArray } from "./typed_array.js";
+
+/** Nested arrays of the tensor's shape; a plain value for rank 0. */
+export type NestedArray<T> = T | NestedArray<T>[];
+
+/**
+ * A lazy array. Every operation is recorded and none runs until a step is taken: `await sync()`, or reading a value.
+ * Follows torch.Tensor, in camelCase.
+ */
+export class Tensor implements Holder {
+  /** The gradient that `backward()` accumulated; null before it and after `zeroGrad()`. As torch.Tensor.grad. */
+  grad: Tensor | null = null;
+  /** Name of a parameter or buffer in its module; empty for others. */
+  name = "";
+  private current: Node;
+  isState = false;
+  /** For the engine: the buffer this tensor had after the last step. */
+  committed: DeviceBuffer | null = null;
+
+  /** Tensors are made by `tensor`, `zeros`, … and by operations; this wraps a recorded node. */
+  constructor(node: Node) {
+    this.current = node;
+    if (node.storage === null) engine().show(node);
+  }
+
+  /** The recorded node that stands for the tensor's present value. */
+  get node(): Node {
+    return this.current;
+  }
+
+  // --- what it is --------------------------------------------------------------------------------------------------
+
+  get shape(): Shape {
+    return this.current.shape;
+  }
+  get dtype(): DType {
+    return this.current.dtype;
+  }
+  /** Number of dims. */
+  get rank(): number {
+    return this.current.shape.length;
+  }
+  /** Number of elements. As torch.Tensor.numel. */
+  get size(): number {
+    return sizeOf(this.current.shape);
+  }
+  /** True until a step has computed the value. */
+  get isPending(): boolean {
+    return this.current.storage === null;
+  }
+  /** Whether gradients flow to or through the tensor. */
+  get requiresGrad(): boolean {
+    return this.current.requiresGrad;
+  }
+  /** True for a tensor that no recorded operation made gradients flow through: its `.grad` is filled. */
+  get isLeaf(): boolean {
+    return this.current.isLeaf || !this.current.requiresGrad;
+  }
+
+  /** Asks for gradients of this leaf, or stops. Throws DTypeError for integers. As torch.Tensor.requires_grad_. */
+  requiresGrad_(requires = true): this {
+    if (requires && !isFloat(this.dtype)) {
+      throw new TensorError("requiresGrad", `only float tensors have gradients, this one is ${this.dtype}`);
+    }
+    if (!this.isLeaf) throw new TensorError("requiresGrad", "the tensor is not a leaf: use detach() to start a new one");
+    this.current.isLeaf = requires;
+    this.current.requiresGrad = requires;
+    if (requires) {
+      leafOwners.set(this.current, this);
+      engine().markInitial(this);
+    }
+    return this;
+  }
+
+  // --- gradients ---------------------------------------------------------------------------------------------------
+
+  /**
+   * Adds the gradient of this tensor to `.grad` of every leaf it came from. A tensor of several elements needs
+   * `gradient`, of its shape. Throws GradError. As torch.Tensor.backward.
+   */
+  backward(gradient?: Tensor, options: BackwardOptions = {}): void {
+    engine().keep(this.current);
+    for (const [leaf, node] of backward(this.current, gradient?.node, options)) {
+      const owner = leafOwners.get(leaf);
+      if (!owner) continue;
+      const previous = owner.grad?.node;
+      const sum = previous ? ops.add([previous, node], {}) : ops.detach([node], {});
+      owner.grad = new Tensor(options.createGraph && !previous ? node : sum);
+      engine().markGrad(owner);
+    }
+  }
+
+  /** The same value with no gradient history. As torch.Tensor.detach, but a snapshot: later updates do not show. */
+  detach(): Tensor {
+    return withoutUses(() => new Tensor(ops.detach([this.current], {})));
+  }
+
+  /** A copy with a buffer of its own, that later updates of this tensor leave alone. */
+  clone(): Tensor {
+    return new Tensor(ops.reshape([this.current], { shape: this.shape }));
+  }
+
+  // --- values ------------------------------------------------------------------------------------------------------
+
+  /** The value of a tensor of one element, taking a step first where it is pending. Throws TensorError. */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw new TensorError("item", `the tensor has ${this.size} elements, shape ${formatShape(this.shape)}`);
+    return Number((await this.data())[0]);
+  }
+
+  /** The elements in row-major order; half types as float32, bool as bytes 0 and 1. Takes a step where pending. */
+  async data(): Promise<DataArray> {
+    const raw = rawArray(this.dtype, this.size);
+    await engine().read(this.current, raw);
+    return decodeArray(this.dtype, raw);
+  }
+
+  /** The elements as nested arrays, of booleans for bool. Takes a step where pending. As torch.Tensor.tolist. */
+  async array(): Promise<NestedArray<number | boolean>> {
+    const flat = await this.data();
+    const { dtype, shape } = this;
+    let next = 0;
+    const build = (dim: number): NestedArray<number | boolean> => {
+      if (dim < shape.length) return Array.from({ length: shape[dim] }, () => build(dim + 1));
+      const value = Number(flat[next++]);
+      return dtype === "bool" ? value !== 0 : value;
+    };
+    return build(0);
+  }
+
+  /** Gives the memory back now. Reading the tensor afterwards throws StaleTensorError. */
+  dispose(): void {
+    engine().free(this.current);
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  // --- in-place ----------------------------------------------------------------------------------------------------
+
+  /**
+   * Makes `node` the tensor's value: what every in-place method ends in. Throws for a leaf that requires gradients,
+   * outside `noGrad`, as PyTorch does.
+   */
+  assign_(node: Node): this {
+    const leaf = this.current.isLeaf;
+    if (leaf && node.requiresGrad) {
+      throw new TensorError(
+        "assign",
+        `${this.name || "a leaf"} requires gradients and is updated in place: wrap the update in noGrad(() => ...)`,
+      );
+    }
+    const keeps = this.isState || this.current.storage !== null;
+    this.committed ??= this.current.storage as DeviceBuffer | null;
+    this.current = node;
+    if (leaf) {
+      node.isLeaf = true;
+      node.requiresGrad = true;
+      leafOwners.set(node, this);
+    }
+    if (keeps) engine().markAssigned(this);
+    else engine().show(node);
+    return this;
+  }
+
+  // --- printing ----------------------------------------------------------------------------------------------------
+
+  /** Shape, dtype and whether it is pending; runs nothing. */
+  toString(): string {
+    const buffer = this.current.storage as DeviceBuffer | null;
+    const state = buffer === null ? ", pending" : buffer.state === "live" ? "" : `, ${buffer.state}`;
+    const gradient = this.requiresGrad ? ", requiresGrad" : "";
+    return `Tensor(${this.name ? `${this.name}: ` : ""}${this.dtype}${formatShape(this.shape)}${state}${gradient})`;
+  }
+  [inspect.custom](): string {
+    return this.toString();
+  }
+
+  /** A tensor has no truth value or number before it is computed: read it with `await t.item()`. */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === "string") return this.toString();
+    throw new TensorError("valueOf", `${this} is not a number: read it with \`await t.item()\``);
+  }
+}
+
+const leafOwners = new WeakMap<Node, Tensor>();

@@ -1,0 +1,358 @@
+import type { Attrs, OpName } from "@lazuli/fx-trace";
+import {
+  accumulated,
+  bf16,
+  broadcast,
+  differentiated,
+  exact,
+  type Fill,
+  f16,
+  f32,
+  f64,
+  flipped,
+  forward,
+  i32,
+  i64,
+  ints,
+  type Leaf,
+  normal,
+  type Operand,
+  type Sample,
+  special,
+  strided,
+  type Tolerance,
+  transposed,
+  uniform,
+  values,
+} from "./ops.samples.types.js";
+
+const rowShapes: readonly (readonly [string, readonly number[]])[] = [
+  ["33", [7, 33]],
+  ["rank 1", [19]],
+  ["rank 3", [3, 5, 16]],
+  ["1031", [2, 1031]],
+  ["one", [5, 1]],
+  ["no rows", [0, 3]],
+];
+
+/** Ops over rows of the last dim: `operands` makes the op's from the first one. */
+function rows(
+  attrs: Attrs,
+  operands: (x: Leaf, like: (shape: readonly number[]) => Leaf) => Operand[],
+  tolerance: Tolerance = accumulated,
+): Sample[] {
+  return [
+    ...rowShapes.map(([name, shape]) =>
+      differentiated(name, operands(f32(shape, normal(2)), f32), attrs, tolerance),
+    ),
+    differentiated("flipped", operands(flipped(f32([4, 9], normal(2))), f32), attrs, tolerance),
+    differentiated("transposed", operands(transposed(f32([9, 5], normal(2)), [1, 0]), f32), attrs, tolerance),
+    differentiated("strided", operands(strided(f32([9, 19], normal(2))), f32), attrs, tolerance),
+    differentiated("broadcast", operands(broadcast(f32([1, 9], normal(2)), [4, 9]), f32), attrs, tolerance),
+    differentiated("float64", operands(f64([5, 17], normal(2)), f64), attrs, tolerance),
+    forward("bfloat16", operands(bf16([5, 33], normal(2)), bf16), attrs, tolerance),
+    forward("float16", operands(f16([5, 33], normal(2)), f16), attrs, tolerance),
+  ];
+}
+
+const lastOf = (x: Leaf): number => {
+  const shape = shapeOf(x);
+  return shape[shape.length - 1];
+};
+function shapeOf({ shape, via }: Leaf): readonly number[] {
+  if (!via) return shape;
+  const { perm, steps, shape: to } = via.attrs as Record<string, readonly number[]>;
+  if (via.op === "transpose") return perm.map((dim) => shape[dim]);
+  if (via.op === "slice") return shape.map((size, dim) => Math.ceil((size - 1) / steps[dim]));
+  return via.op === "broadcast_to" ? to : shape;
+}
+
+const softmaxSamples = (): Sample[] => [
+  ...rows({}, (x) => [x]),
+  differentiated("large", [f32([3, 9], uniform(900, 1000))], {}, accumulated),
+  differentiated("wide", [f32([3, 9], normal(60))], {}, accumulated),
+  differentiated("-inf among others", [f32([3, 7], values(-Infinity, 1, 2, 0.5))], {}, accumulated),
+  forward("only -inf", [f32([2, 3], values(-Infinity))], {}, accumulated),
+  forward("special", [f32([4, 14], special)], {}, accumulated),
+];
+
+/** Of y = op(x) and a cotangent; x itself is no argument. */
+const softmaxGrad = (op: OpName): Sample[] =>
+  rows({}, (x, like) => [x, { op, of: [0], result: 0 }, like(shapeOf(x))]).map((sample) => ({
+    ...sample,
+    args: [1, 2],
+  }));
+
+const norm = { eps: 1e-5 };
+const causal = (offset = 0, scale = 0.25): Attrs => ({ causal: true, offset, scale });
+const open = (scale = 0.25): Attrs => ({ causal: false, offset: 0, scale });
+
+interface AttentionSizes {
+  readonly b?: number;
+  readonly h?: number;
+  readonly g?: number;
+  readonly t: number;
+  readonly s: number;
+  readonly k?: number;
+  readonly kv?: number;
+}
+
+const qkv = (
+  { b = 1, h = 2, g = h, t, s, k = 8, kv = k }: AttentionSizes,
+  leaf = f32,
+  fill: Fill = normal(),
+): Leaf[] => [leaf([b, h, t, k], fill), leaf([b, g, s, k], fill), leaf([b, g, s, kv], normal())];
+
+/** [B, T, H, K] read as [B, H, T, K], as a model's projections give it. */
+const heads = (shape: readonly number[]): Leaf => transposed(f32(shape), [0, 2, 1, 3]);
+
+/** Name, operands, attributes. In the first every query sees a key, so lse has a gradient. */
+const attentionCases: readonly (readonly [string, Leaf[], Attrs])[] = [
+  ["open", qkv({ b: 2, h: 3, t: 5, s: 5 }), open()],
+  ["causal", qkv({ b: 2, t: 33, s: 33, k: 16 }), causal()],
+  ["cross", qkv({ b: 2, t: 5, s: 11, k: 6, kv: 10 }), open()],
+  ["grouped heads", qkv({ h: 6, g: 2, t: 9, s: 9 }), causal()],
+  ["one key head", qkv({ h: 5, g: 1, t: 7, s: 9 }), open()],
+  ["offset", qkv({ t: 3, s: 11 }), causal(8)],
+  ["offset past the end", qkv({ t: 4, s: 6 }), causal(100)],
+  ["causal, more keys", qkv({ t: 5, s: 9 }), causal()],
+  ["causal, more queries", qkv({ t: 9, s: 5 }), causal()],
+  ["decoding", qkv({ b: 3, h: 4, g: 2, t: 1, s: 130, k: 16 }), causal(129)],
+  ["larger than tiles", qkv({ h: 1, t: 131, s: 131, k: 64 }), causal(0, 0.125)],
+  ["larger than tiles, open, grouped", qkv({ h: 2, g: 1, t: 67, s: 259, k: 32 }), open(0.18)],
+  ["odd head size", qkv({ t: 17, s: 17, k: 13, kv: 7 }), causal()],
+  ["large scores", qkv({ t: 9, s: 9 }, f32, normal(20)), causal(0, 1)],
+  ["projections", [heads([2, 9, 4, 8]), heads([2, 9, 2, 8]), heads([2, 9, 2, 8])], causal()],
+  ["flipped", qkv({ t: 7, s: 9 }).map((leaf) => flipped(leaf)), causal(2)],
+  ["float64", qkv({ t: 9, s: 9 }, f64), causal()],
+];
+/** Rows that see nothing: their lse is -inf, so only the output gets a cotangent. */
+const blindCases: readonly (readonly [string, Leaf[], Attrs])[] = [
+  ["blind rows", qkv({ t: 9, s: 9 }), causal(-3)],
+  ["blind rows, grouped, many", qkv({ h: 2, g: 1, t: 77, s: 70, k: 16 }), causal(-65)],
+  ["all blind", qkv({ t: 4, s: 4 }), causal(-4)],
+];
+const halfCases = [
+  ["bfloat16", qkv({ h: 4, g: 2, t: 37, s: 37, k: 16 }, bf16), causal()],
+  ["float16", qkv({ h: 4, g: 2, t: 37, s: 37, k: 16 }, f16), causal()],
+  ["bfloat16 open", qkv({ t: 5, s: 70, k: 32 }, bf16), open(0.18)],
+] as const;
+const emptyCases = [
+  ["no keys", qkv({ t: 3, s: 0 }), open()],
+  ["no queries", qkv({ t: 0, s: 3 }), causal()],
+  ["no batch", qkv({ b: 0, t: 3, s: 3 }), causal()],
+] as const;
+
+/** q, k, v, then the results of attention over them, and cotangents of both results or the first. */
+function gradOperands(inputs: readonly Leaf[], withLse: boolean): Operand[] {
+  const [q, , v] = inputs.map(shapeOf);
+  const leaf = (shape: readonly number[]): Leaf => ({ shape, dtype: inputs[0].dtype, fill: normal() });
+  const results = [0, 1].map((result) => ({ op: "attention", of: [0, 1, 2], result }) as const);
+  const dout = leaf([...q.slice(0, 3), v[3]]);
+  return [...inputs, ...results, dout, ...(withLse ? [f32(q.slice(0, 3))] : [])];
+}
+
+const ce = (ignore_index = -100, label_smoothing = 0): Attrs => ({ ignore_index, label_smoothing });
+const someIgnored = values(3, -100, 0, 7, -100, 11);
+
+const lossCases: readonly (readonly [string, Leaf, Leaf, Attrs])[] = [
+  ["33", f32([7, 33], normal(3)), i32([7], ints(0, 33)), ce()],
+  ["int64 target", f32([7, 33], normal(3)), i64([7], ints(0, 33)), ce()],
+  ["ignored rows", f32([13, 33], normal(3)), i32([13], someIgnored), ce()],
+  ["ignore_index is a class", f32([9, 5], normal(3)), i32([9], ints(0, 5)), ce(2)],
+  ["smoothing", f32([7, 33], normal(3)), i32([7], ints(0, 33)), ce(-100, 0.1)],
+  ["smoothing and ignored rows", f32([13, 12], normal(3)), i64([13], someIgnored), ce(-100, 0.3)],
+  ["smoothing 1", f32([5, 9], normal(3)), i32([5], ints(0, 9)), ce(-100, 1)],
+  ["1031", f32([3, 1031], normal(3)), i32([3], ints(0, 1031)), ce()],
+  ["many rows", f32([260, 17], normal(3)), i32([260], ints(0, 17)), ce(-100, 0.05)],
+  ["large", f32([5, 9], uniform(-1000, 1000)), i32([5], ints(0, 9)), ce()],
+  ["one class", f32([5, 1]), i32([5], ints(0, 1)), ce()],
+  ["all ignored", f32([5, 9]), i32([5], values(-1)), ce(-1)],
+  ["flipped", flipped(f32([7, 33], normal(3))), flipped(i32([7], ints(0, 33))), ce()],
+  ["transposed", transposed(f32([33, 7], normal(3)), [1, 0]), i32([7], ints(0, 33)), ce()],
+  ["float64", f64([7, 33], normal(3)), i32([7], ints(0, 33)), ce(-100, 0.1)],
+];
+const otherLossCases = [
+  ["bfloat16", bf16([7, 33], normal(3)), i32([7], ints(0, 33)), ce()],
+  ["float16", f16([7, 33], normal(3)), i32([7], ints(0, 33)), ce(-100, 0.1)],
+  ["no rows", f32([0, 9]), i32([0]), ce()],
+  ["-inf beside the target", f32([3, 4], values(1, -Infinity, 2)), i32([3], values(0, 1, 0)), ce()],
+] as const;
+
+const scalar = (value: number): Leaf => f32([], values(value));
+const adam = (weight_decay: number, decoupled = true): Attrs => ({
+  beta1: 0.9,
+  beta2: 0.95,
+  eps: 1e-8,
+  weight_decay,
+  decoupled,
+});
+
+function update(
+  name: string,
+  shape: readonly number[],
+  attrs: Attrs,
+  step = 7,
+  leaf = f32,
+  more: readonly Leaf[] = [],
+  grad = leaf,
+): Sample {
+  const moments = [f32(shape, normal(0.1)), f32(shape, uniform(1e-4, 0.02))];
+  const operands = [
+    leaf(shape, normal()),
+    grad(shape, normal(0.1)),
+    ...moments,
+    scalar(1e-3),
+    scalar(step),
+    ...more,
+  ];
+  return forward(name, operands, attrs, { kind: "pointwise" });
+}
+
+/** The operands of normalisations: weights around 1, so that a forgotten one shows. */
+const weight = (x: Leaf, like: (shape: readonly number[], fill?: Fill) => Leaf): Leaf =>
+  like([lastOf(x)], uniform(0.5, 1.5));
+/** Half activations beside float32 weights. */
+const mixed = [
+  ["bfloat16 with float32 weights", bf16([5, 33])],
+  ["float16 with float32 weights", f16([5, 33])],
+] as const;
+
+export const fused = {
+  softmax: softmaxSamples(),
+  log_softmax: softmaxSamples(),
+  softmax_grad: softmaxGrad("softmax"),
+  log_softmax_grad: softmaxGrad("log_softmax"),
+  rms_norm: [
+    ...rows(norm, (x, like) => [x, weight(x, like)]),
+    differentiated("eps shows", [f32([3, 9], normal(1e-3)), f32([9])], { eps: 1e-6 }, accumulated),
+    differentiated("zero row", [f32([2, 5], values(0)), f32([5])], { eps: 1e-2 }, accumulated),
+    ...mixed.map(([name, x]) => forward(name, [x, f32([33])], norm, accumulated)),
+  ],
+  rms_norm_grad: [
+    ...rows(norm, (x, like) => [x, weight(x, like), like(shapeOf(x))]),
+    differentiated("many rows", [f32([260, 17]), f32([17]), f32([260, 17])], norm, accumulated),
+    ...mixed.map(([name, x]) => forward(name, [x, f32([33]), x], norm, accumulated)),
+  ],
+  layer_norm: [
+    ...rows(norm, (x, like) => [x, weight(x, like), like([lastOf(x)])]),
+    differentiated("eps shows", [f32([3, 9], normal(1e-3)), f32([9]), f32([9])], { eps: 1e-6 }, accumulated),
+    differentiated("far from 0", [f32([3, 33], uniform(1000, 1001)), f32([33]), f32([33])], norm, {
+      kind: "accumulated",
+      scale: 30,
+    }),
+    ...mixed.map(([name, x]) => forward(name, [x, f32([33]), f32([33])], norm, accumulated)),
+  ],
+  layer_norm_grad: [
+    ...rows(norm, (x, like) => [x, weight(x, like), like(shapeOf(x))]),
+    differentiated("many rows", [f32([260, 17]), f32([17]), f32([260, 17])], norm, accumulated),
+    ...mixed.map(([name, x]) => forward(name, [x, f32([33]), x], norm, accumulated)),
+  ],
+  rope: [false, true].flatMap((interleaved) =>
+    [false, true].flatMap((inverse) => {
+      const name = `${interleaved ? "interleaved" : "halves"}${inverse ? " inverse" : ""}`;
+      const attrs = { interleaved, inverse };
+      return [
+        differentiated(`${name}`, [f32([2, 3, 5, 8]), f32([5, 4]), f32([5, 4])], attrs, accumulated),
+        differentiated(`${name} rank 2`, [f32([7, 6]), f32([7, 3]), f32([7, 3])], attrs, accumulated),
+        differentiated(`${name} 1031`, [f32([2, 37, 66]), f32([37, 33]), f32([37, 33])], attrs, accumulated),
+        differentiated(`${name} heads`, [heads([2, 5, 3, 8]), f32([5, 4]), f32([5, 4])], attrs, accumulated),
+        differentiated(
+          `${name} flipped`,
+          [flipped(f32([2, 5, 8])), flipped(f32([5, 4])), f32([5, 4])],
+          attrs,
+          accumulated,
+        ),
+        differentiated(
+          `${name} of part of the tables`,
+          [f32([2, 4, 4]), strided(f32([9, 5])), strided(f32([9, 5]))],
+          attrs,
+          accumulated,
+        ),
+        differentiated(`${name} empty`, [f32([2, 0, 8]), f32([0, 4]), f32([0, 4])], attrs, accumulated),
+        differentiated(`${name} float64`, [f64([2, 5, 8]), f64([5, 4]), f64([5, 4])], attrs, accumulated),
+        forward(`${name} bfloat16`, [bf16([2, 5, 8]), bf16([5, 4]), bf16([5, 4])], attrs, accumulated),
+        forward(
+          `${name} float16 with float32 tables`,
+          [f16([2, 5, 8]), f32([5, 4]), f32([5, 4])],
+          attrs,
+          accumulated,
+        ),
+      ];
+    }),
+  ),
+  attention: [
+    ...attentionCases.map(([name, inputs, attrs]) => differentiated(name, inputs, attrs, accumulated, [0])),
+    ...attentionCases
+      .slice(0, 5)
+      .map(([name, inputs, attrs]) =>
+        differentiated(`${name}, with lse`, inputs, attrs, accumulated, [0, 1]),
+      ),
+    differentiated("lse alone", qkv({ t: 5, s: 7 }), open(), accumulated, [1]),
+    ...blindCases.map(([name, inputs, attrs]) => differentiated(name, inputs, attrs, accumulated, [0])),
+    ...halfCases.map(([name, inputs, attrs]) => forward(name, inputs, attrs, accumulated)),
+    ...emptyCases.map(([name, inputs, attrs]) => differentiated(name, inputs, attrs, exact, [0])),
+  ],
+  attention_grad: [
+    ...attentionCases.map(([name, inputs, attrs]) =>
+      forward(name, gradOperands(inputs, false), attrs, accumulated),
+    ),
+    ...attentionCases.map(([name, inputs, attrs]) =>
+      forward(`${name}, with dlse`, gradOperands(inputs, true), attrs, accumulated),
+    ),
+    ...blindCases.map(([name, inputs, attrs]) =>
+      forward(name, gradOperands(inputs, false), attrs, accumulated),
+    ),
+    ...halfCases.map(([name, inputs, attrs]) =>
+      forward(name, gradOperands(inputs, false), attrs, accumulated),
+    ),
+    ...emptyCases.map(([name, inputs, attrs]) => forward(name, gradOperands(inputs, false), attrs, exact)),
+    differentiated(
+      "second derivative",
+      gradOperands(qkv({ h: 4, g: 2, t: 5, s: 7 }, f64), false),
+      causal(2),
+      accumulated,
+    ),
+  ],
+  cross_entropy: [
+    ...lossCases.map(([name, logits, target, attrs]) =>
+      differentiated(name, [logits, target], attrs, accumulated, [0]),
+    ),
+    ...lossCases
+      .slice(0, 6)
+      .map(([name, logits, target, attrs]) =>
+        differentiated(`${name}, with lse`, [logits, target], attrs, accumulated, [0, 1]),
+      ),
+    ...otherLossCases.map(([name, logits, target, attrs]) =>
+      forward(name, [logits, target], attrs, accumulated),
+    ),
+  ],
+  cross_entropy_grad: [
+    ...[...lossCases, ...otherLossCases].map(([name, logits, target, attrs]) => {
+      const lse = { op: "cross_entropy", of: [0, 1], result: 1 } as const;
+      return forward(name, [logits, target, lse, f32(shapeOf(target))], attrs, accumulated);
+    }),
+    differentiated(
+      "second derivative",
+      [f64([5, 9]), i32([5], ints(0, 9)), { op: "cross_entropy", of: [0, 1], result: 1 }, f32([5])],
+      ce(-100, 0.1),
+      accumulated,
+    ),
+  ],
+  adamw_update: [
+    update("decoupled", [37], adam(0.1)),
+    update("L2", [37], adam(0.1, false)),
+    update("no decay", [5, 7], adam(0)),
+    update("first step", [33], adam(0.1), 1),
+    update("late step", [33], adam(0.1), 100000),
+    update("1031", [1031], adam(0.01)),
+    update("scaled gradient", [37], adam(0.1), 7, f32, [scalar(0.37)]),
+    update("scaled gradient, L2", [37], adam(0.1, false), 7, f32, [scalar(0.37)]),
+    update("scalar", [], adam(0.1)),
+    update("empty", [0, 3], adam(0.1)),
+    update("bfloat16", [37], adam(0.1), 7, bf16),
+    update("bfloat16 with float32 gradient", [37], adam(0.1), 7, bf16, [], f32),
+    update("float16", [37], adam(0.1), 7, f16),
+    update("float64", [37], adam(0.1), 7, f64),
+  ],
+} as const satisfies Partial<Record<OpName, readonly Sample[]>>;

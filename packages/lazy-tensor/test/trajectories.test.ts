@@ -1,0 +1,86 @@
+import { spawn } from "node:child_process";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+
+// Training from Hugging Face checkpoints, against what PyTorch's loss was at every step (scripts/goldens/llama.py).
+
+const root = fileURLToPath(new URL("../../../", import.meta.url));
+const script = `${root}examples/dist/llama/train.js`;
+const goldens = fileURLToPath(new URL("goldens/llama/", import.meta.url));
+
+/** PyTorch's own losses in float64 differ from those in float32 by 1e-5 at most; every mistake tried moves one by 1e-4. */
+const TOLERANCE = 1e-4;
+
+interface Golden {
+  readonly lr: number;
+  readonly weight_decay: number;
+  readonly clip: number;
+  readonly losses: readonly number[];
+}
+
+function train(name: string, golden: Golden, env: Record<string, string> = {}): Promise<number[]> {
+  const flags = {
+    "--model": `${goldens}${name}`,
+    "--data": `${goldens}${name}/batches.npy`,
+    "--steps": String(golden.losses.length),
+    "--lr": String(golden.lr),
+    "--weight-decay": String(golden.weight_decay),
+    "--clip": String(golden.clip),
+    "--schedule": "constant",
+  };
+  const args = [script, ...Object.entries(flags).flat(), "--log-json"];
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, ...env } });
+    let out = "";
+    let err = "";
+    child.stdout.on("data", (chunk) => {
+      out += chunk;
+    });
+    child.stderr.on("data", (chunk) => {
+      err += chunk;
+    });
+    child.on("error", reject);
+    child.on("close", (code) => {
+      if (code === 0) resolve(lossesOf(out));
+      else reject(new Error(`train.js ended with ${code}:\n${err}${out}`));
+    });
+  });
+}
+
+/** Lines of JSON that tell a step's loss; other lines are for people. */
+function lossesOf(text: string): number[] {
+  const lines = text.split("\n").filter((line) => line.startsWith("{"));
+  return lines.map((line) => JSON.parse(line).loss).filter((loss) => typeof loss === "number");
+}
+
+const readGolden = (name: string): Golden =>
+  JSON.parse(readFileSync(`${goldens}${name}/losses.json`, "utf8"));
+
+function expectLosses(losses: readonly number[], golden: Golden): void {
+  expect(losses.length, "steps").toBe(golden.losses.length);
+  const off = losses.map((loss, step) => Math.abs(loss - golden.losses[step]) / golden.losses[step]);
+  const worst = Math.max(...off);
+  const step = off.indexOf(worst);
+  // NaN is no number below the tolerance.
+  expect(
+    worst < TOLERANCE,
+    `step ${step}: loss ${losses[step]}, PyTorch ${golden.losses[step]}, off by ${worst}`,
+  ).toBe(true);
+}
+
+describe("training trajectories against PyTorch", () => {
+  it("the example is built", () => {
+    expect(existsSync(script), `${script} is missing: run npm run build`).toBe(true);
+  });
+
+  it.each(readdirSync(goldens).sort())("model %s", { timeout: 120_000 }, async (name) => {
+    const golden = readGolden(name);
+    expectLosses(await train(name, golden), golden);
+  });
+
+  it("model b without fusion", { timeout: 120_000 }, async () => {
+    const golden = readGolden("b");
+    expectLosses(await train("b", golden, { LAZULI_FUSE: "0" }), golden);
+  });
+});
