@@ -114,8 +114,7 @@ class Lowering {
     for (size_t k = 0; k < node.operands.size(); k++) {
       const ValueId base = fusion_.sources[node.operands[k]].base;
       Layout layout = layoutOf(node.operands[k]);
-      const bool whole = layout.isDense() && layout.elements() == program_.type(base).elements();
-      if (whole || layout.isDense() || (entry->accepts && entry->accepts(node, k, layout))) {
+      if (layout.isDense() || (entry->accepts && entry->accepts(node, k, layout))) {
         reads.push_back(base);
       } else {
         reads.push_back(copied(base, layout));
@@ -126,6 +125,8 @@ class Lowering {
     for (ValueId result : node.results) request.results.push_back(program_.type(result));
     MadeKernel made = entry->make(request);
     if (made.label.empty()) made.label = info(node.op).name;
+    // Written over in place, a strided view would lose elements it has yet to read.
+    std::erase_if(made.inPlace, [&](const auto& pair) { return !request.operands[pair.second].isDense(); });
     push(std::move(made), std::move(reads), node.results);
   }
 

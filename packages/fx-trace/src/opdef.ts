@@ -98,16 +98,24 @@ const noAttrs: Attrs = Object.freeze({});
 
 /** Defines an op. The returned value is the definition and, called, records a node in the current recorder. */
 export function defineOp<const S extends AttrSchema>(spec: OpSpec<S>): Op<S> {
-  const { attrs, name, ...rest } = spec;
-  const call = (inputs: readonly Node[], values: Attrs = noAttrs): Node => apply(def as unknown as OpDef, inputs, values);
+  const { name } = spec;
+  // Named by a computed key, and every field assigned in one order: redefining `name` would put the function in
+  // V8's dictionary mode, where each field read while recording costs several times more.
+  const call = {
+    [name]: (inputs: readonly Node[], values: Attrs = noAttrs): Node => apply(def as unknown as OpDef, inputs, values),
+  }[name];
   const def = Object.assign(call, {
-    ...rest,
-    attrSchema: attrs,
+    attrSchema: spec.attrs,
     code: -1,
+    arity: spec.arity,
     results: spec.results ?? 1,
+    lower: spec.lower,
     differentiable: spec.differentiable ?? (spec.vjp !== undefined || spec.decompose !== undefined),
     random: spec.random ?? false,
+    type: spec.type,
+    vjp: spec.vjp,
+    decompose: spec.decompose,
+    sharding: spec.sharding,
   });
-  Object.defineProperty(def, "name", { value: name });
   return def as unknown as Op<S>;
 }

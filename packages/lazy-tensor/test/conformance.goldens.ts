@@ -80,32 +80,39 @@ interface Bound {
   readonly absolute: number;
 }
 
+const none: Bound = { relative: 0, ofLargest: 0, absolute: 0 };
+
 /** How far from the golden a number may be. */
-export function boundOf(
-  { kind, scale = 1, gradScale, as }: Tolerance,
-  dtype: DType,
-  isGradient: boolean,
-): Bound {
-  if (!isFloat(dtype)) return { relative: 0, ofLargest: 0, absolute: 0 };
+export function boundOf(tolerance: Tolerance, dtype: DType, isGradient: boolean): Bound {
+  const { kind, scale = 1, gradScale = scale } = tolerance;
+  if (!isFloat(dtype) || (kind === "exact" && !isGradient)) return none;
+  const as = isGradient ? (tolerance.gradAs ?? tolerance.as) : tolerance.as;
+  const { relative, ofLargest, absolute } = plainBound(
+    kind,
+    dtype === "float64" && as ? as : dtype,
+    isGradient,
+  );
+  const by = isGradient ? gradScale : scale;
+  return {
+    relative: relative * by,
+    ofLargest: ofLargest * by,
+    absolute: Math.max(absolute * by, tolerance.absolute ?? 0),
+  };
+}
+
+function plainBound(kind: Tolerance["kind"], dtype: DType, isGradient: boolean): Bound {
   if (dtype === "bfloat16" || dtype === "float16") {
     // float16 is denormal below 6e-5: there its step is absolute.
-    const absolute = dtype === "float16" ? 2 ** -25 : 0;
-    if (kind === "exact" && !isGradient) return { relative: 0, ofLargest: 0, absolute: 0 };
-    return {
-      relative: halfStep[dtype] * scale,
-      ofLargest: kind === "accumulated" ? 2e-5 * scale : 0,
-      absolute: absolute + 1e-7,
-    };
+    const absolute = dtype === "float16" ? 2 ** -25 + 1e-7 : 1e-7;
+    return { relative: halfStep[dtype], ofLargest: kind === "accumulated" ? 2e-5 : 0, absolute };
   }
-  const wide = dtype === "float64" && as !== "float32";
-  if (isGradient) {
-    const by = gradScale ?? scale;
-    return { relative: 0, ofLargest: (wide ? 1e-13 : 1e-5) * by, absolute: wide ? 1e-15 : 1e-9 };
-  }
-  if (kind === "exact") return { relative: 0, ofLargest: 0, absolute: 0 };
-  if (kind === "pointwise")
-    return { relative: (wide ? 4e-15 : 2e-6) * scale, ofLargest: 0, absolute: (wide ? 4e-16 : 2e-7) * scale };
-  return { relative: 0, ofLargest: (wide ? 1e-13 : 5e-6) * scale, absolute: wide ? 1e-15 : 1e-9 };
+  const isWide = dtype === "float64";
+  const tiny = isWide ? 1e-15 : 1e-9;
+  if (isGradient) return { relative: 0, ofLargest: isWide ? 1e-13 : 1e-5, absolute: tiny };
+  if (kind === "accumulated") return { relative: 0, ofLargest: isWide ? 1e-13 : 5e-6, absolute: tiny };
+  return isWide
+    ? { relative: 4e-15, ofLargest: 0, absolute: 4e-16 }
+    : { relative: 2e-6, ofLargest: 0, absolute: 2e-7 };
 }
 
 const largestOf = (data: Float64Array): number =>

@@ -1,4 +1,5 @@
 import type { OpTable } from "@lazuli/fx-trace";
+import { attentions } from "./ops.samples.attention.js";
 import { elementwise } from "./ops.samples.elementwise.js";
 import { fused } from "./ops.samples.fused.js";
 import { indexing } from "./ops.samples.indexing.js";
@@ -18,4 +19,5 @@ export const samples = {
   ...views,
   ...indexing,
   ...fused,
+  ...attentions,
 } satisfies OpTable<readonly Sample[]>;

@@ -41,8 +41,11 @@ export interface Tolerance {
   readonly scale?: number;
   /** For gradients, where they need another than `scale`. */
   readonly gradScale?: number;
-  /** For float64 of which a part is kept in float32. */
+  /** For float64 of which a part is kept in float32; `gradAs` for gradients only. */
   readonly as?: "float32";
+  readonly gradAs?: "float32";
+  /** Accepted whatever the magnitudes: for results that cancel to nearly 0. */
+  readonly absolute?: number;
 }
 
 export interface Sample {
@@ -134,6 +137,18 @@ export const strided = (leaf: Leaf, step = 2): Leaf => ({
     attrs: { starts: leaf.shape.map(() => 1), limits: leaf.shape, steps: leaf.shape.map(() => step) },
   },
 });
+
+/** [B, T, H, K] read as [B, H, T, K], as a model's projections give it. */
+export const heads = (shape: readonly number[]): Leaf => transposed(f32(shape), [0, 2, 1, 3]);
+
+/** What the op is given, after `via`. */
+export function shapeOf({ shape, via }: Leaf): readonly number[] {
+  if (!via) return shape;
+  const { perm, steps, shape: to } = via.attrs as Record<string, readonly number[]>;
+  if (via.op === "transpose") return perm.map((dim) => shape[dim]);
+  if (via.op === "slice") return shape.map((size, dim) => Math.ceil((size - 1) / steps[dim]));
+  return via.op === "broadcast_to" ? to : shape;
+}
 
 /** A sample whose gradients are checked. */
 export const differentiated = (

@@ -5,7 +5,7 @@ import { samples } from "./ops.samples.js";
 export async function main(dev: any, mode: string, op: string, name: string, log: (s: string) => void) {
   const device = openDevice(dev); const goldens = loadGoldens();
   for (const [o, list] of Object.entries(samples)) for (const s of list as any[]) {
-    if ((op && o !== op) || (name && s.name !== name)) continue;
+    if ((op && o !== op) || (name && !name.split("|").includes(s.name))) continue;
     if (process.env.NAMES) log(`${o}/${s.name}\n`);
     for (const g of s.grad ? [false, true] : [false]) {
       const { outputs, names } = await runSample(device, o as any, s, mode === "decomposed" ? noFusedKernel : everyKernel, g);

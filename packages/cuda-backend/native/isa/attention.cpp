@@ -8,7 +8,6 @@
 namespace lazuli::LAZULI_ISA {
 
 #include "kernels/attention_vector.h"
-#include "kernels/gemm_vector.h"
 
 namespace {
 

@@ -3,7 +3,6 @@
 namespace lazuli::LAZULI_ISA {
 
 #include "kernels/gemm_epilogue.h"
-#include "kernels/gemm_vector.h"
 
 namespace {
 

@@ -1,4 +1,5 @@
 #include "isa/tile_parts.h"
+#include "isa/transpose.h"
 
 namespace lazuli::LAZULI_ISA {
 
@@ -39,30 +40,38 @@ void storeTile(void* to, int64_t stride, const void* tile, int64_t n) {
   }
 }
 
-// The unit stride goes innermost on the side of memory, whose lines are the dearer ones.
+template <class T>
+inline constexpr bool kIsOwnLane = sizeof(T) == sizeof(decltype(load(T())));
+
 template <class T>
 void loadBlock(void* out, const void* from, int64_t rowStride, int64_t columnStride, int64_t rows, int64_t columns) {
   using L = decltype(load(T()));
-  L* r = static_cast<L*>(out);
-  const T* x = static_cast<const T*>(from);
-  if (rowStride == 1) {
-    for (int64_t c = 0; c < columns; c++)
-      for (int64_t i = 0; i < rows; i++) r[i * columns + c] = load(x[c * columnStride + i]);
+  using U = typename Raw<sizeof(T)>::Type;
+  if (rowStride != 1) {
+    for (int64_t i = 0; i < rows; i++)
+      loadTile<T>(static_cast<L*>(out) + i * columns, static_cast<const T*>(from) + i * rowStride, columnStride, columns);
+  } else if (kIsOwnLane<T>) {
+    transposeRaw(static_cast<U*>(out), columns, static_cast<const U*>(from), columnStride, rows, columns);
   } else {
-    for (int64_t i = 0; i < rows; i++) loadTile<T>(r + i * columns, x + i * rowStride, columnStride, columns);
+    U turned[kTile];
+    transposeRaw(turned, columns, static_cast<const U*>(from), columnStride, rows, columns);
+    loadTile<T>(out, turned, 1, rows * columns);
   }
 }
 
 template <class T>
 void storeBlock(void* to, int64_t rowStride, int64_t columnStride, const void* tile, int64_t rows, int64_t columns) {
   using L = decltype(load(T()));
-  T* r = static_cast<T*>(to);
-  const L* x = static_cast<const L*>(tile);
-  if (rowStride == 1) {
-    for (int64_t c = 0; c < columns; c++)
-      for (int64_t i = 0; i < rows; i++) store(r + c * columnStride + i, x[i * columns + c]);
+  using U = typename Raw<sizeof(T)>::Type;
+  if (rowStride != 1) {
+    for (int64_t i = 0; i < rows; i++)
+      storeTile<T>(static_cast<T*>(to) + i * rowStride, columnStride, static_cast<const L*>(tile) + i * columns, columns);
+  } else if (kIsOwnLane<T>) {
+    transposeRaw(static_cast<U*>(to), columnStride, static_cast<const U*>(tile), columns, columns, rows);
   } else {
-    for (int64_t i = 0; i < rows; i++) storeTile<T>(r + i * rowStride, columnStride, x + i * columns, columns);
+    U rounded[kTile];
+    storeTile<T>(rounded, 1, tile, rows * columns);
+    transposeRaw(static_cast<U*>(to), columnStride, static_cast<const U*>(rounded), columns, columns, rows);
   }
 }
 

@@ -1,5 +1,8 @@
-// What attention and its gradient share. Included inside `namespace lazuli::LAZULI_ISA` after
-// kernels/gemm_vector.h.
+#pragma once
+
+// What attention and its gradient share. Included inside `namespace lazuli::LAZULI_ISA`.
+
+#include "kernels/gemm_vector.h"
 
 constexpr int64_t kBlock = kAttentionBlock;
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;

@@ -31,6 +31,10 @@ constexpr DType dtypeOf(Lane lane) {
   return dtypes[static_cast<int>(lane)];
 }
 
+// How far ahead lines are asked for, where strides too long defeat the processor's own prefetching.
+constexpr int64_t kBlocksAhead = 2;
+constexpr int64_t kRunsAhead = 16;
+
 }  // namespace
 
 TileEngine::TileEngine(const FusedPlan& plan, const KernelArgs& args)
@@ -43,10 +47,11 @@ TileEngine::TileEngine(const FusedPlan& plan, const KernelArgs& args)
       offsets_(plan.accesses.size(), 0) {
   auto bind = [&](const std::vector<TileStep>& steps) {
     for (const TileStep& step : steps) {
+      if (step.direct >= 0) bases_[step.direct] = args.writes[plan.accesses[step.direct].buffer];
       if (step.access < 0) continue;
       const TileAccess& access = plan.accesses[step.access];
       if (step.kind == Kind::load) bases_[step.access] = const_cast<std::byte*>(args.reads[access.buffer]);
-      if (step.kind == Kind::op || step.kind == Kind::store) bases_[step.access] = args.writes[access.buffer];
+      if (step.kind == Kind::store) bases_[step.access] = args.writes[access.buffer];
       if (step.kind == Kind::uniform || step.kind == Kind::normal) {
         const FusedSpec::Value& value = plan.spec.values[step.value];
         uint64_t words[2];
@@ -133,6 +138,12 @@ std::byte* TileEngine::contiguous(const TileAccess& access, int number, int64_t 
   return nullptr;
 }
 
+/// Where a step makes its value.
+std::byte* TileEngine::place(const TileStep& step, int64_t start, int64_t n) const {
+  std::byte* out = step.direct < 0 ? nullptr : contiguous(plan_.accesses[step.direct], step.direct, start, n);
+  return out ? out : slot(step.value);
+}
+
 template <class Body>
 void TileEngine::eachRun(const TileAccess& access, int number, int64_t n, Body&& body) const {
   const int64_t width = plan_.width();
@@ -158,7 +169,7 @@ void TileEngine::eachRun(const TileAccess& access, int number, int64_t n, Body&&
 void TileEngine::load(const TileStep& step, int64_t start, int64_t n) {
   const TileAccess& access = plan_.accesses[step.access];
   const int64_t lane = static_cast<int64_t>(laneBytes(plan_.spec.values[step.value].lane));
-  std::byte* out = slot(step.value);
+  std::byte* out = place(step, start, n);
   values_[step.value] = out;
   if (step.kind != Kind::load) {
     if (access.linear) return makeIndices(step, out, access.offset + start, 1, n);
@@ -166,7 +177,7 @@ void TileEngine::load(const TileStep& step, int64_t start, int64_t n) {
       makeIndices(step, out + done * lane, offset, access.strides.back(), run);
     });
   }
-  if (!access.pad.empty()) return loadPadded(step, n);
+  if (!access.pad.empty()) return loadPadded(step, out, n);
   const auto fn = table_.load[static_cast<int>(access.dtype)];
   if (std::byte* from = contiguous(access, step.access, start, n)) {
     // In its lane's own type a value is read where it lies.
@@ -179,12 +190,20 @@ void TileEngine::load(const TileStep& step, int64_t start, int64_t n) {
   }
   const std::byte* base = bases_[step.access];
   const int64_t size = static_cast<int64_t>(sizeBytes(access.dtype));
+  const int64_t ahead = plan_.acrossRows && plan_.extents.size() > 1
+                            ? access.strides[access.strides.size() - 2] * kRunsAhead * size
+                            : 0;
   eachRun(access, step.access, n, [&](int64_t offset, int64_t done, int64_t run) {
+    if (ahead != 0) {
+      const uintptr_t next = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(offset * size + ahead);
+      for (int64_t line = 0; line < run * size; line += 64)
+        __builtin_prefetch(reinterpret_cast<const void*>(next + static_cast<uintptr_t>(line)));
+    }
     fn(out + done * lane, base + offset * size, access.strides.back(), run);
   });
 }
 
-void TileEngine::loadPadded(const TileStep& step, int64_t n) {
+void TileEngine::loadPadded(const TileStep& step, std::byte* out, int64_t n) {
   const int64_t lane = static_cast<int64_t>(laneBytes(plan_.spec.values[step.value].lane));
   const int last = static_cast<int>(plan_.extents.size()) - 1;
   int64_t index[kMaxDims];
@@ -192,7 +211,7 @@ void TileEngine::loadPadded(const TileStep& step, int64_t n) {
   int64_t column = column_;
   for (int64_t done = 0; done < n;) {
     const int64_t run = std::min(n - done, plan_.width() - column);
-    loadPaddedRun(step, index, column, slot(step.value) + done * lane, run);
+    loadPaddedRun(step, index, column, out + done * lane, run);
     done += run;
     column = 0;
     for (int dim = last - 1; dim >= 0; dim--) {
@@ -261,9 +280,7 @@ int64_t TileEngine::tile(int64_t start, int64_t end) {
   const int64_t n = std::min(plan_.chunk, left);
   for (const TileStep& step : plan_.steps) {
     if (step.kind == Kind::op) {
-      std::byte* out = nullptr;
-      if (step.access >= 0) out = contiguous(plan_.accesses[step.access], step.access, start, n);
-      if (!out) out = slot(step.value);
+      std::byte* out = place(step, start, n);
       values_[step.value] = out;
       step.fn(out, values_[step.args[0]], values_[step.args[1]], values_[step.args[2]], n);
     } else if (step.kind == Kind::store) {
@@ -273,6 +290,18 @@ int64_t TileEngine::tile(int64_t start, int64_t end) {
     }
   }
   return n;
+}
+
+/// Asks for the lines of a block further on along the innermost dim.
+void TileEngine::prefetchBlock(const TileAccess& access, const std::byte* place, int64_t rows, int64_t columns) const {
+  const int64_t size = static_cast<int64_t>(sizeBytes(access.dtype));
+  const int64_t rowStride = access.strides[static_cast<size_t>(plan_.blockDim)] * size;
+  const int64_t columnStride = access.strides.back() * size;
+  const bool byColumn = std::abs(columnStride) > std::abs(rowStride);
+  const int64_t lines = byColumn ? columns : rows, stride = byColumn ? columnStride : rowStride;
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(place) + static_cast<uintptr_t>(kBlocksAhead * columns * columnStride);
+  for (int64_t i = 0; i < lines; i++)
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + static_cast<uintptr_t>(i * stride)));
 }
 
 void TileEngine::block(const int64_t* index, int64_t rows, int64_t columns) {
@@ -291,17 +320,17 @@ void TileEngine::block(const int64_t* index, int64_t rows, int64_t columns) {
     }
     const TileAccess& access = plan_.accesses[step.access];
     const int64_t offset = offsetOf(access);
-    const int64_t place = offset * static_cast<int64_t>(sizeBytes(access.dtype));
     const int64_t rowStride = access.strides[rowDim], columnStride = access.strides[last];
-    if (step.kind == Kind::store) {
-      table_.storeBlock[static_cast<int>(access.dtype)](bases_[step.access] + place, rowStride, columnStride,
-                                                        values_[step.value], rows, columns);
-      continue;
-    }
-    values_[step.value] = out;
-    if (step.kind == Kind::load) {
-      table_.loadBlock[static_cast<int>(access.dtype)](out, bases_[step.access] + place, rowStride, columnStride, rows,
-                                                       columns);
+    if (step.kind != Kind::store) values_[step.value] = out;
+    if (step.kind == Kind::load || step.kind == Kind::store) {
+      std::byte* place = bases_[step.access] + offset * static_cast<int64_t>(sizeBytes(access.dtype));
+      prefetchBlock(access, place, rows, columns);
+      const int dtype = static_cast<int>(access.dtype);
+      if (step.kind == Kind::load) {
+        table_.loadBlock[dtype](out, place, rowStride, columnStride, rows, columns);
+      } else {
+        table_.storeBlock[dtype](place, rowStride, columnStride, values_[step.value], rows, columns);
+      }
       continue;
     }
     const int64_t lane = static_cast<int64_t>(laneBytes(plan_.spec.values[step.value].lane));

@@ -21,14 +21,16 @@ class TileEngine {
   void seek(int64_t start);
   void runInvariant();
   void load(const TileStep& step, int64_t start, int64_t n);
-  void loadPadded(const TileStep& step, int64_t n);
+  void loadPadded(const TileStep& step, std::byte* out, int64_t n);
   void loadPaddedRun(const TileStep& step, const int64_t* index, int64_t column, std::byte* out, int64_t n);
   void makeIndices(const TileStep& step, std::byte* out, int64_t first, int64_t stride, int64_t n);
   void store(const TileStep& step, int64_t start, int64_t n);
+  void prefetchBlock(const TileAccess& access, const std::byte* place, int64_t rows, int64_t columns) const;
   std::byte* contiguous(const TileAccess& access, int number, int64_t start, int64_t n) const;
   /// Calls body(offset, elements before, elements) for each row's run of the tile.
   template <class Body>
   void eachRun(const TileAccess& access, int number, int64_t n, Body&& body) const;
+  std::byte* place(const TileStep& step, int64_t start, int64_t n) const;
   std::byte* slot(int value) const { return frame_ + plan_.slots[value]; }
 
   const FusedPlan& plan_;

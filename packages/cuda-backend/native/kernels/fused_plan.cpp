@@ -245,8 +245,8 @@ class Emitter {
         continue;
       }
       plan_.opsPerElement += cost(spec.values[i]);
-      const int direct = directStore(static_cast<int>(i), step);
-      if (direct >= 0) step.access = storeAccess_[direct];
+      const int direct = directStore(static_cast<int>(i));
+      if (direct >= 0) step.direct = storeAccess_[direct];
       plan_.steps.push_back(step);
       addStores(static_cast<int>(i));
     }
@@ -283,7 +283,7 @@ class Emitter {
   TileStep stepFor(int index) const {
     const TileTable& table = tileTable();
     const Value& value = plan_.spec.values[index];
-    TileStep step{TileStep::Kind::op, nullptr, index, {0, 0, 0}, accessOf_[index]};
+    TileStep step{TileStep::Kind::op, nullptr, index, {0, 0, 0}, accessOf_[index], -1};
     switch (value.kind) {
       case Kind::constant: step.kind = TileStep::Kind::constant; return step;
       case Kind::load: step.kind = TileStep::Kind::load; return step;
@@ -303,8 +303,7 @@ class Emitter {
   }
 
   /// The store, if any, whose memory this value can be made in: of the lane's own type.
-  int directStore(int index, const TileStep& step) const {
-    if (step.kind != TileStep::Kind::op) return -1;
+  int directStore(int index) const {
     const auto& stores = plan_.spec.stores;
     for (size_t i = 0; i < stores.size(); i++) {
       const DType dtype = plan_.accesses[storeAccess_[i]].dtype;
@@ -318,7 +317,7 @@ class Emitter {
     const auto& stores = plan_.spec.stores;
     for (size_t i = 0; i < stores.size(); i++)
       if (stores[i].value == index)
-        plan_.steps.push_back({TileStep::Kind::store, nullptr, index, {index, index, index}, storeAccess_[i]});
+        plan_.steps.push_back({TileStep::Kind::store, nullptr, index, {index, index, index}, storeAccess_[i], -1});
   }
 
   /// Linear scan. A slot is taken over at the step that reads it last only by a value of the same lane size, as loops read
@@ -380,7 +379,7 @@ class Emitter {
       const auto& store = spec.stores[k];
       if (!store.layout.isDense()) continue;
       const auto writes = [&](const TileStep& step) {
-        return (step.kind == TileStep::Kind::op || step.kind == TileStep::Kind::store) && step.access == storeAccess_[k];
+        return step.direct == storeAccess_[k] || (step.kind == TileStep::Kind::store && step.access == storeAccess_[k]);
       };
       const int written =
           static_cast<int>(std::find_if(plan_.steps.begin(), plan_.steps.end(), writes) - plan_.steps.begin());

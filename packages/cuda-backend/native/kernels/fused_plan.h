@@ -22,7 +22,8 @@ struct TileStep {
   TileFn fn = nullptr;
   int value;            // the one made (store: stored)
   int args[3] = {0, 0, 0};
-  int access = -1;      // load, index, random: read over; store: written over. op: where the value may be made in place
+  int access = -1;      // load, index, random: read over; store: written over
+  int direct = -1;      // the access of a store in whose memory the value may be made, where that has no gaps
 };
 
 /// How the values are reduced: the iteration's dims lie as [outer kept | reduced | inner kept], inner kept

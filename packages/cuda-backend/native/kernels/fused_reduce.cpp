@@ -9,7 +9,7 @@ namespace lazuli {
 namespace {
 
 constexpr int64_t kGrain = 32768;       // elements worth waking a thread for
-constexpr int64_t kPanel = 2048;        // accumulators that lie in L1 next to the tiles
+constexpr int64_t kPanel = 4096;        // accumulators: whole rows, which memory gives fastest, as far as L1 holds them
 constexpr int64_t kEnoughTasks = 16;
 constexpr int64_t kTasks = 32;
 

@@ -1,5 +1,8 @@
-// What the two forms of the product share. Included inside `namespace lazuli::LAZULI_ISA` after
-// kernels/gemm_vector.h.
+#pragma once
+
+// What the two forms of the product share. Included inside `namespace lazuli::LAZULI_ISA`.
+
+#include "kernels/gemm_vector.h"
 
 template <class T>
 constexpr int64_t kTileCols = kTileVectors* Simd<T>::width;

@@ -1,14 +1,15 @@
-// Vectors, conversions, the register tile and packing that isa/gemm.cpp and isa/attention*.cpp are built
-// from. Included inside `namespace lazuli::LAZULI_ISA` (isa.h says why), so it includes nothing and has no
-// include guard.
+#pragma once
+
+// Vectors, conversions, the register tile and packing that isa/gemm*.cpp and isa/attention*.cpp are built
+// from. Included inside `namespace lazuli::LAZULI_ISA` (isa.h says why), so it includes nothing.
 
 #define LAZULI_INLINE inline __attribute__((always_inline))
 #define LAZULI_UNROLL _Pragma("GCC unroll 16")
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
-constexpr int kTileRows =
-    8;  // x 2 vectors: 16 accumulators of 32 registers; loads stay below one per multiply-add
+// x 2 vectors: 16 accumulators of 32 registers, and less than one load per multiply-add.
+constexpr int kTileRows = 8;
 #elif defined(__AVX__)
 constexpr int kVectorBytes = 32;
 constexpr int kTileRows = 4;  // x 2 vectors of 16 registers

@@ -231,9 +231,17 @@ template <class T>
 inline T reciprocal(T x) {
   return T(1) / x;
 }
+/// log(1 + x) for x in [0, 1].
+inline float log1pOfUnit(float x) {
+  const float u = 1.0f + x;
+  const bool high = u >= 0x1.6a09e6p+0f;  // sqrt(2)
+  const float lost = x - (u - 1.0f);
+  return logReduced(high ? (0.5f * u - 1.0f) + 0.5f * lost : x, high ? 1.0f : 0.0f);
+}
+inline double log1pOfUnit(double x) { return log1p_(x); }
 template <class T>
 inline T softplus(T x) {
-  return (x < T(0) ? T(0) : x) + log1p_(exp_(x < T(0) ? x : -x));
+  return (x < T(0) ? T(0) : x) + log1pOfUnit(exp_(-fabs_(x)));
 }
 template <class T>
 inline T silu(T x) {
@@ -256,13 +264,13 @@ inline T gelu_erf_grad(T x, T g) {
 // (1 + tanh u) / 2 is sigmoid(2u); 2u = x (a + b x^2).
 template <class T>
 inline T gelu_tanh(T x) {
-  return x * sigmoid_(x * (T(1.5957691216057307) + T(0.07135481627159556) * x * x));
+  return x * sigmoid_(x * (T(1.5957691216057307) + T(0.07135481627260025) * x * x));
 }
 template <class T>
 inline T gelu_tanh_grad(T x, T g) {
   const T x2 = x * x;
-  const T s = sigmoid_(x * (T(1.5957691216057307) + T(0.07135481627159556) * x2));
-  return g * (s + x * s * (T(1) - s) * (T(1.5957691216057307) + T(0.21406444881478668) * x2));
+  const T s = sigmoid_(x * (T(1.5957691216057307) + T(0.07135481627260025) * x2));
+  return g * (s + x * s * (T(1) - s) * (T(1.5957691216057307) + T(0.21406444881780074) * x2));
 }
 
 template <class T>

@@ -59,42 +59,31 @@ export class NpyBatches implements Batches, AsyncDisposable {
   readonly batch: number;
   readonly seq: number;
 
-  private constructor(
-    private readonly reader: NpyReader,
-    private readonly vocabSize: number,
-  ) {
+  private constructor(private readonly reader: NpyReader) {
     const [steps, batch, length] = reader.shape;
     this.steps = steps;
     this.batch = batch;
     this.seq = length - 1;
   }
 
-  /** Throws FileFormatError for a file of another dtype or shape. Ids are checked against `vocabSize` as they are read. */
+  /** Throws FileFormatError for a file of another dtype or shape, or with an id that is not below `vocabSize`. */
   static async open(path: string, vocabSize: number): Promise<NpyBatches> {
     const reader = await NpyReader.open(path);
-    const { dtype, shape } = reader;
-    const fits = shape.length === 3 && shape[0] > 0 && shape[1] > 0 && shape[2] > 1;
-    if (dtype === "int32" && fits) return new NpyBatches(reader, vocabSize);
-    await reader.close();
-    throw new FileFormatError(
-      "data",
-      `${path}: holds ${dtype} [${shape}], not int32 [steps, batch, seq + 1]`,
-    );
+    try {
+      await checkIds(reader, vocabSize);
+    } catch (error) {
+      await reader.close();
+      throw error;
+    }
+    return new NpyBatches(reader);
   }
 
   async at(step: number): Promise<Tensor> {
     const { path, shape } = this.reader;
-    if (step >= this.steps)
+    if (step >= this.steps) {
       throw new FileFormatError("data", `${path}: has ${this.steps} batches, none for step ${step + 1}`);
-    const ids = (await this.reader.rows(step, 1)) as Int32Array;
-    const wrong = ids.findIndex((id) => id < 0 || id >= this.vocabSize);
-    if (wrong >= 0) {
-      throw new FileFormatError(
-        "data",
-        `${path}: token ${ids[wrong]} in batch ${step} is not among the model's ${this.vocabSize}`,
-      );
     }
-    return tensor(ids, { shape: shape.slice(1) });
+    return tensor(await this.reader.rows(step, 1), { shape: shape.slice(1) });
   }
 
   close(): Promise<void> {
@@ -102,5 +91,24 @@ export class NpyBatches implements Batches, AsyncDisposable {
   }
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+}
+
+async function checkIds(reader: NpyReader, vocabSize: number): Promise<void> {
+  const { path, dtype, shape } = reader;
+  if (dtype !== "int32" || shape.length !== 3 || shape[0] < 1 || shape[1] < 1 || shape[2] < 2) {
+    throw new FileFormatError(
+      "data",
+      `${path}: holds ${dtype} [${shape}], not int32 [steps, batch, seq + 1]`,
+    );
+  }
+  for (let step = 0; step < shape[0]; step++) {
+    for (const id of await reader.rows(step, 1)) {
+      if (id >= 0 && id < vocabSize) continue;
+      throw new FileFormatError(
+        "data",
+        `${path}: token ${id} in batch ${step} is not among the model's ${vocabSize}`,
+      );
+    }
   }
 }

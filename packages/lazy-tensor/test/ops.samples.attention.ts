@@ -1,0 +1,130 @@
+import type { Attrs, DType, OpName } from "@lazuli/fx-trace";
+import {
+  accumulated,
+  bf16,
+  differentiated,
+  exact,
+  type Fill,
+  f16,
+  f32,
+  f64,
+  flipped,
+  forward,
+  heads,
+  type Leaf,
+  normal,
+  type Operand,
+  type Sample,
+  shapeOf,
+  type Tolerance,
+} from "./ops.samples.types.js";
+
+const causal = (offset = 0, scale = 0.25): Attrs => ({ causal: true, offset, scale });
+const open = (scale = 0.25): Attrs => ({ causal: false, offset: 0, scale });
+
+interface AttentionSizes {
+  readonly b?: number;
+  readonly h?: number;
+  readonly g?: number;
+  readonly t: number;
+  readonly s: number;
+  readonly k?: number;
+  readonly kv?: number;
+}
+
+const qkv = (
+  { b = 1, h = 2, g = h, t, s, k = 8, kv = k }: AttentionSizes,
+  leaf = f32,
+  fill: Fill = normal(),
+): Leaf[] => [leaf([b, h, t, k], fill), leaf([b, g, s, k], fill), leaf([b, g, s, kv], normal())];
+
+type Case = readonly [name: string, inputs: Leaf[], attrs: Attrs];
+
+/** Every query sees a key, so lse has a gradient. */
+const cases: readonly Case[] = [
+  ["open", qkv({ b: 2, h: 3, t: 5, s: 5 }), open()],
+  ["causal", qkv({ b: 2, t: 33, s: 33, k: 16 }), causal()],
+  ["cross", qkv({ b: 2, t: 5, s: 11, k: 6, kv: 10 }), open()],
+  ["grouped heads", qkv({ h: 6, g: 2, t: 9, s: 9 }), causal()],
+  ["one key head", qkv({ h: 5, g: 1, t: 7, s: 9 }), open()],
+  ["offset", qkv({ t: 3, s: 11 }), causal(8)],
+  ["offset past the end", qkv({ t: 4, s: 6 }), causal(100)],
+  ["causal, more keys", qkv({ t: 5, s: 9 }), causal()],
+  ["causal, more queries", qkv({ t: 9, s: 5 }), causal()],
+  ["decoding", qkv({ b: 3, h: 4, g: 2, t: 1, s: 130, k: 16 }), causal(129)],
+  ["larger than tiles", qkv({ h: 1, t: 131, s: 131, k: 64 }), causal(0, 0.125)],
+  ["larger than tiles, open, grouped", qkv({ h: 2, g: 1, t: 67, s: 259, k: 32 }), open(0.18)],
+  ["odd head size", qkv({ t: 17, s: 17, k: 13, kv: 7 }), causal()],
+  ["projections", [heads([2, 9, 4, 8]), heads([2, 9, 2, 8]), heads([2, 9, 2, 8])], causal()],
+  ["flipped", qkv({ t: 7, s: 9 }).map((leaf) => flipped(leaf)), causal(2)],
+  ["float64", qkv({ t: 9, s: 9 }, f64), causal()],
+];
+/** Scores of a few hundred: exp(score - lse) of float32 numbers of that size is right to some 3e-5. */
+const largeScores: Case = ["large scores", qkv({ t: 9, s: 9 }, f32, normal(5)), causal(0, 1)];
+/** Rows that see nothing: their lse is -inf, so only the output gets a cotangent. */
+const blindCases: readonly Case[] = [
+  ["blind rows", qkv({ t: 9, s: 9 }), causal(-3)],
+  ["blind rows, grouped, many", qkv({ h: 2, g: 1, t: 77, s: 70, k: 16 }), causal(-65)],
+  ["all blind", qkv({ t: 4, s: 4 }), causal(-4)],
+];
+const halfCases: readonly Case[] = [
+  ["bfloat16", qkv({ h: 4, g: 2, t: 37, s: 37, k: 16 }, bf16), causal()],
+  ["float16", qkv({ h: 4, g: 2, t: 37, s: 37, k: 16 }, f16), causal()],
+  ["bfloat16 open", qkv({ t: 5, s: 70, k: 32 }, bf16), open(0.18)],
+];
+const emptyCases: readonly Case[] = [
+  ["no keys", qkv({ t: 3, s: 0 }), open()],
+  ["no queries", qkv({ t: 0, s: 3 }), causal()],
+  ["no batch", qkv({ b: 0, t: 3, s: 3 }), causal()],
+];
+
+/** q, k, v, then the results of attention over them, and cotangents of both results or the first. */
+function gradOperands(inputs: readonly Leaf[], withLse: boolean): Operand[] {
+  const [q, , v] = inputs.map(shapeOf);
+  const leaf = (shape: readonly number[]): Leaf => ({ shape, dtype: inputs[0].dtype, fill: normal() });
+  const results = [0, 1].map((result) => ({ op: "attention", of: [0, 1, 2], result }) as const);
+  const dout = leaf([...q.slice(0, 3), v[3]]);
+  return [...inputs, ...results, dout, ...(withLse ? [f32(q.slice(0, 3))] : [])];
+}
+
+/**
+ * Of gradients. They are made from lse, which is float32 beside float64 too, and from the output, which was rounded to
+ * the half type before: an error of half a step of the output's largest elements, which are about 1.
+ */
+const fromResults: Partial<Record<DType, Tolerance>> = {
+  float64: { ...accumulated, as: "float32" },
+  bfloat16: { ...accumulated, absolute: 2 ** -8 },
+  float16: { ...accumulated, absolute: 2 ** -11 },
+};
+const toleranceOf = (inputs: readonly Leaf[]): Tolerance => fromResults[inputs[0].dtype] ?? accumulated;
+
+const attentionOf = ([name, inputs, attrs]: Case, cotangents = [0]): Sample =>
+  differentiated(name, inputs, attrs, { ...accumulated, gradAs: toleranceOf(inputs).as }, cotangents);
+
+const gradOf = ([name, inputs, attrs]: Case, tolerance = toleranceOf(inputs)): Sample =>
+  forward(name, gradOperands(inputs, false), attrs, tolerance);
+
+export const attentions = {
+  attention: [
+    ...[...cases, ...blindCases].map((each) => attentionOf(each)),
+    ...cases.slice(0, 5).map((each) => ({ ...attentionOf(each, [0, 1]), name: `${each[0]}, with lse` })),
+    attentionOf(["lse alone", qkv({ t: 5, s: 7 }), open()], [1]),
+    { ...attentionOf(largeScores), tolerance: { ...accumulated, gradScale: 10 } },
+    ...halfCases.map(([name, inputs, attrs]) => forward(name, inputs, attrs, accumulated)),
+    ...emptyCases.map(([name, inputs, attrs]) => differentiated(name, inputs, attrs, exact, [0])),
+  ],
+  attention_grad: [
+    ...[...cases, ...blindCases, ...halfCases].map((each) => gradOf(each)),
+    ...cases.map(([name, inputs, attrs]) =>
+      forward(`${name}, with dlse`, gradOperands(inputs, true), attrs, toleranceOf(inputs)),
+    ),
+    gradOf(largeScores, { ...accumulated, scale: 20 }),
+    ...emptyCases.map((each) => gradOf(each, exact)),
+    differentiated(
+      "second derivative",
+      gradOperands(qkv({ h: 4, g: 2, t: 5, s: 7 }, f64), false),
+      causal(2),
+      { ...accumulated, as: "float32" },
+    ),
+  ],
+} as const satisfies Partial<Record<OpName, readonly Sample[]>>;
