@@ -4,7 +4,7 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { RunError, UsageError } from "@lazuli/examples/llama/cli.js";
 import { median } from "@lazuli/examples/llama/statistics.js";
-import type { Result } from "./measure.js";
+import { type Result, round } from "./measure.js";
 
 export interface CompareOptions {
   readonly config: string;
@@ -97,12 +97,12 @@ export async function compare(options: CompareOptions): Promise<Comparison[]> {
     }
   }
   const medians = [...lines].map(([name, results]) => {
-    const entries = measures.map((key) => [key, median(results.map((line) => Number(line[key])))]);
+    const entries = measures.map((key) => [key, round(median(results.map((line) => Number(line[key]))), 3)]);
     return { name, medians: Object.fromEntries(entries) as Record<Measure, number> };
   });
   const ours = medians[0].medians;
   return medians.map(({ name, medians }) => {
-    const entries = measures.map((key) => [key, Number((ours[key] / medians[key]).toFixed(3))]);
+    const entries = measures.map((key) => [key, round(ours[key] / medians[key], 3)]);
     return { name, medians, ratios: Object.fromEntries(entries) as Record<Measure, number> };
   });
 }

@@ -54,7 +54,8 @@ export function barReporter(): Reporter {
     format: "{bar} {value}/{total} | loss {loss} | {rate} tokens/s | {memory} MB | {eta_formatted} left",
     barsize: 24,
     etaBuffer: 50,
-    hideCursor: true,
+    // Its handler of Ctrl-C would end the bar and not the run.
+    gracefulExit: false,
     // Without a terminal: a line every few seconds.
     noTTYOutput: true,
     notTTYSchedule: 5000,

@@ -115,6 +115,7 @@ def main() -> None:
         digests[key] = sample["digest"]
     OUT.parent.mkdir(parents=True, exist_ok=True)
     save_file(goldens, OUT, {"digests": json.dumps(digests)})
+    OUT.chmod(0o644)
     print(f"{len(digests)} samples, {len(goldens)} tensors, {OUT.stat().st_size} bytes")
 
 

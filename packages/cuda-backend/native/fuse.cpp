@@ -9,8 +9,10 @@ bool isReduction(Op op) {
     case Op::max:
     case Op::min:
     case Op::argmax:
-    case Op::argmin: return true;
-    default: return false;
+    case Op::argmin:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -23,10 +25,14 @@ Role roleOfNode(const Node& node, int32_t index) {
   switch (op.lower) {
     case LowerKind::elementwise:
     case LowerKind::source:
-    case LowerKind::reduction: return Role::fused;
-    case LowerKind::contraction: return Role::matmul;
-    case LowerKind::kernel: return Role::library;
-    default: break;
+    case LowerKind::reduction:
+      return Role::fused;
+    case LowerKind::contraction:
+      return Role::matmul;
+    case LowerKind::kernel:
+      return Role::library;
+    default:
+      break;
   }
   if (node.op == Op::pad) return Role::fused;
   if (node.op == Op::concat) return Role::concat;
@@ -65,7 +71,8 @@ Fusion::Fusion(const Program& program, bool fuse)
     if (isView(node.op)) {
       const Source& from = sources[node.operands[0]];
       Source source = from;
-      if (auto step = viewStep(node, program.type(node.results[0]).shape)) source.steps.push_back(std::move(*step));
+      if (auto step = viewStep(node, program.type(node.results[0]).shape))
+        source.steps.push_back(std::move(*step));
       if (viewed(source.steps, Layout::dense(program.type(from.base)))) {
         sources[node.results[0]] = std::move(source);
         continue;
@@ -74,9 +81,11 @@ Fusion::Fusion(const Program& program, bool fuse)
     } else {
       roles[i] = roleOfNode(node, index);
     }
-    for (uint32_t k = 0; k < node.operands.size(); k++) uses[sources[node.operands[k]].base].push_back({index, k});
+    for (uint32_t k = 0; k < node.operands.size(); k++)
+      uses[sources[node.operands[k]].base].push_back({index, k});
   }
-  for (uint32_t k = 0; k < program.outputs.size(); k++) uses[sources[program.outputs[k]].base].push_back({-1, k});
+  for (uint32_t k = 0; k < program.outputs.size(); k++)
+    uses[sources[program.outputs[k]].base].push_back({-1, k});
 }
 
 const Dims& Fusion::space(const Node& node) const {
@@ -113,7 +122,8 @@ bool isScalarConstant(const Fusion& fusion, ValueId value) {
   return node.op == Op::full || (node.op == Op::constant && fusion.program.type(value).elements() == 1);
 }
 
-void eachLeaf(const Fusion& fusion, const Node& node, const std::function<void(ValueId, const ViewSteps&)>& visit) {
+void eachLeaf(const Fusion& fusion, const Node& node,
+              const std::function<void(ValueId, const ViewSteps&)>& visit) {
   std::function<void(const Node&, const ViewSteps&)> walk = [&](const Node& at, const ViewSteps& tail) {
     for (uint32_t k = 0; k < at.operands.size(); k++) {
       const ValueId base = fusion.sources[at.operands[k]].base;

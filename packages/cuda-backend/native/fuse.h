@@ -10,7 +10,7 @@ namespace lazuli {
 
 /// How a node is carried out.
 enum class Role : uint8_t {
-  none,      // a view, or dead
+  none,  // a view, or dead
   constant,
   fused,     // in a fused kernel: elementwise, source, reduction, pad, or a reshape that needs a copy
   absorbed,  // in the epilogue of a matmul
@@ -44,12 +44,12 @@ struct Fusion {
 
   const Program& program;
   const bool fuse;
-  std::vector<Source> sources;          // by value
-  std::vector<Role> roles;              // by node
-  std::vector<std::vector<Use>> uses;   // by value: of those that are no view of another one
-  std::vector<MatmulUnit> matmuls;      // by node, of role matmul
-  std::vector<bool> inlined;            // by value: fused readers compute it for themselves
-  std::vector<bool> stored;             // by value: must lie in memory
+  std::vector<Source> sources;         // by value
+  std::vector<Role> roles;             // by node
+  std::vector<std::vector<Use>> uses;  // by value: of those that are no view of another one
+  std::vector<MatmulUnit> matmuls;     // by node, of role matmul
+  std::vector<bool> inlined;           // by value: fused readers compute it for themselves
+  std::vector<bool> stored;            // by value: must lie in memory
 
   const Node& node(int32_t index) const { return program.nodes[static_cast<size_t>(index)]; }
   const Node& producer(ValueId value) const { return node(program.values[value].node); }
@@ -68,8 +68,8 @@ struct Fusion {
 bool isReduction(Op op);
 /// A pad reads its operand with bounds, a random source its key: both from memory.
 bool readsMemory(Op op);
-/// The numbers that a source's values are made from, as if they lay in memory: along one dim for iota, row-major for random
-/// values.
+/// The numbers that a source's values are made from, as if they lay in memory: along one dim for iota,
+/// row-major for random values.
 Layout elementNumbers(const Program& program, const Node& node);
 /// The one element of a full or constant node, if that is what the value is.
 bool isScalarConstant(const Fusion& fusion, ValueId value);
@@ -83,14 +83,15 @@ struct Unit {
   std::vector<int32_t> nodes;  // in program order
   /// Fused: the finest factors of the iteration space, into which every member's shape divides.
   Dims space;
-  std::vector<bool> reduced;   // by dim of space
+  std::vector<bool> reduced;  // by dim of space
 };
 
 /// Groups the fused nodes and orders all units so that each comes after what it reads.
 std::vector<Unit> groupUnits(const Fusion& fusion);
 
 /// Where a fused read ends: at a value in memory, or at another unit's.
-void eachLeaf(const Fusion& fusion, const Node& node, const std::function<void(ValueId, const ViewSteps&)>& visit);
+void eachLeaf(const Fusion& fusion, const Node& node,
+              const std::function<void(ValueId, const ViewSteps&)>& visit);
 
 /// A unit's kernels with the values they read and write.
 struct FusedUnit {

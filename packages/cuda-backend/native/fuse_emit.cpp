@@ -9,7 +9,8 @@ namespace {
 std::optional<TileOp> tileOp(Op op) {
   switch (op) {
 #define LAZULI_SAME_NAME(name) \
-  case Op::name: return TileOp::name;
+  case Op::name:               \
+    return TileOp::name;
     LAZULI_TILE_UNARY_A(LAZULI_SAME_NAME)
     LAZULI_TILE_UNARY_F(LAZULI_SAME_NAME)
     LAZULI_TILE_UNARY_BOOL(LAZULI_SAME_NAME)
@@ -17,27 +18,37 @@ std::optional<TileOp> tileOp(Op op) {
     LAZULI_TILE_BINARY_F(LAZULI_SAME_NAME)
     LAZULI_TILE_BINARY_BOOL(LAZULI_SAME_NAME)
 #undef LAZULI_SAME_NAME
-    case Op::where: return TileOp::where;
-    default: return std::nullopt;
+    case Op::where:
+      return TileOp::where;
+    default:
+      return std::nullopt;
   }
 }
 
 /// A number as a lane's bytes. Halves are rounded by the caller's cast.
 uint64_t laneBits(Lane lane, double number) {
-  const auto whole = [&] { return number >= 0x1p63 || !(number >= -0x1p63) ? 0 : static_cast<int64_t>(number); };
+  const auto whole = [&] {
+    return number >= 0x1p63 || !(number >= -0x1p63) ? 0 : static_cast<int64_t>(number);
+  };
   switch (lane) {
-    case Lane::f32: return __builtin_bit_cast(uint32_t, static_cast<float>(number));
-    case Lane::f64: return __builtin_bit_cast(uint64_t, number);
-    case Lane::i32: return static_cast<uint32_t>(whole());
-    case Lane::i64: return static_cast<uint64_t>(whole());
-    case Lane::u8: return static_cast<uint8_t>(whole());
+    case Lane::f32:
+      return __builtin_bit_cast(uint32_t, static_cast<float>(number));
+    case Lane::f64:
+      return __builtin_bit_cast(uint64_t, number);
+    case Lane::i32:
+      return static_cast<uint32_t>(whole());
+    case Lane::i64:
+      return static_cast<uint64_t>(whole());
+    case Lane::u8:
+      return static_cast<uint8_t>(whole());
   }
   return 0;
 }
 
 }  // namespace
 
-SpecBuilder::SpecBuilder(const Fusion& fusion, Dims space, const std::vector<int32_t>& members, FusedUnit& unit)
+SpecBuilder::SpecBuilder(const Fusion& fusion, Dims space, const std::vector<int32_t>& members,
+                         FusedUnit& unit)
     : fusion_(fusion), unit_(unit) {
   spec.space = std::move(space);
   for (int32_t member : members) members_.push_back(fusion.node(member).results[0]);
@@ -64,12 +75,18 @@ Layout SpecBuilder::layoutOf(ValueId base, const ViewSteps& steps) const {
 }
 
 int SpecBuilder::add(Value value) {
-  std::vector<int64_t> key = {static_cast<int64_t>(value.kind), static_cast<int64_t>(value.lane),
-                              static_cast<int64_t>(value.op),   value.args[0],
-                              value.args[1],                    value.args[2],
-                              static_cast<int64_t>(value.bits), static_cast<int64_t>(value.layout.dtype),
-                              value.layout.offset,              value.read,
-                              value.keyOffset,                  value.keyStride,
+  std::vector<int64_t> key = {static_cast<int64_t>(value.kind),
+                              static_cast<int64_t>(value.lane),
+                              static_cast<int64_t>(value.op),
+                              value.args[0],
+                              value.args[1],
+                              value.args[2],
+                              static_cast<int64_t>(value.bits),
+                              static_cast<int64_t>(value.layout.dtype),
+                              value.layout.offset,
+                              value.read,
+                              value.keyOffset,
+                              value.keyStride,
                               static_cast<int64_t>(value.stream)};
   key.insert(key.end(), value.layout.strides.begin(), value.layout.strides.end());
   for (const PadWindow& window : value.pad) key.insert(key.end(), {window.low, window.step, window.count});
@@ -118,7 +135,8 @@ int SpecBuilder::scalar(const Node& node) {
 int SpecBuilder::rounded(int value, DType dtype) {
   const Value& made = spec.values[static_cast<size_t>(value)];
   if (made.kind != Value::Kind::op) return value;
-  if (dtype == DType::bf16 && made.op != TileOp::round_bf16) return op(TileOp::round_bf16, Lane::f32, {value});
+  if (dtype == DType::bf16 && made.op != TileOp::round_bf16)
+    return op(TileOp::round_bf16, Lane::f32, {value});
   if (dtype == DType::f16 && made.op != TileOp::round_f16) return op(TileOp::round_f16, Lane::f32, {value});
   return value;
 }
@@ -184,9 +202,12 @@ int SpecBuilder::elementwise(const Node& node, const std::vector<int>& args) {
   const std::optional<TileOp> tile = tileOp(node.op);
   if (!tile) throw ProgramError(std::string(info(node.op).name) + ": the CPU has no kernel for this op");
   switch (args.size()) {
-    case 1: return op(*tile, laneOf(to), {args[0]});
-    case 2: return op(*tile, laneOf(to), {args[0], args[1]});
-    default: return op(*tile, laneOf(to), {args[0], args[1], args[2]});
+    case 1:
+      return op(*tile, laneOf(to), {args[0]});
+    case 2:
+      return op(*tile, laneOf(to), {args[0], args[1]});
+    default:
+      return op(*tile, laneOf(to), {args[0], args[1], args[2]});
   }
 }
 
@@ -215,7 +236,8 @@ int SpecBuilder::source(const Node& node, const ViewSteps& steps) {
     value.kind = node.op == Op::random_normal ? Value::Kind::normal : Value::Kind::uniform;
     value.lane = Lane::f32;
     const bool normal = node.op == Op::random_normal;
-    value.stream = static_cast<uint64_t>(node.integer(normal ? attr::random_normal::stream : attr::random_uniform::stream));
+    value.stream = static_cast<uint64_t>(
+        node.integer(normal ? attr::random_normal::stream : attr::random_uniform::stream));
     const Source& key = fusion_.sources[node.operands[0]];
     const auto layout = viewed(key.steps, Layout::dense(fusion_.program.type(key.base)));
     value.keyOffset = layout->offset;
@@ -254,7 +276,8 @@ int SpecBuilder::pad(const Node& node) {
       const int64_t extent = spec.space[next++];
       left /= extent;
       value.layout.strides.push_back(operand->strides[dim] * left);
-      value.pad.push_back(padded ? PadWindow{low[dim], interior[dim] + 1, operand->shape[dim]} : PadWindow{0, 1, extent});
+      value.pad.push_back(padded ? PadWindow{low[dim], interior[dim] + 1, operand->shape[dim]}
+                                 : PadWindow{0, 1, extent});
     }
   }
   return add(std::move(value));

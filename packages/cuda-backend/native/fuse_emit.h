@@ -14,7 +14,8 @@ class SpecBuilder {
 
   /// The value that `base`, viewed through `steps`, has at each element of the space.
   int read(ValueId base, const ViewSteps& steps);
-  /// A member's own value (a reduction's: what it reduces), or an inlined one's, through `steps` from its space.
+  /// A member's own value (a reduction's: what it reduces), or an inlined one's, through `steps` from its
+  /// space.
   int evaluate(const Node& node, const ViewSteps& steps);
   uint32_t write(ValueId value);
 
@@ -38,8 +39,8 @@ class SpecBuilder {
 
   const Fusion& fusion_;
   FusedUnit& unit_;
-  std::vector<ValueId> members_;           // their results, ascending
-  std::map<ValueId, int> made_;            // members read in order
+  std::vector<ValueId> members_;  // their results, ascending
+  std::map<ValueId, int> made_;   // members read in order
   std::map<std::vector<int64_t>, int> known_;
 };
 

@@ -7,10 +7,12 @@
 namespace lazuli {
 namespace {
 
-constexpr size_t kMostNodes = 64;    // in a kernel: its tiles must stay in L1
-constexpr size_t kMostStreams = 16;  // full-size values that a kernel reads and writes: the processor's prefetchers follow about as many
+constexpr size_t kMostNodes = 64;  // in a kernel: its tiles must stay in L1
+constexpr size_t kMostStreams =
+    16;  // full-size values that a kernel reads and writes: the processor's prefetchers follow about as many
 
-/// A stretch of an iteration space seen as the row-major line of its elements: the dim of stride `low` and extent high / low.
+/// A stretch of an iteration space seen as the row-major line of its elements: the dim of stride `low` and
+/// extent high / low.
 struct Interval {
   int64_t low, high;
   bool operator==(const Interval&) const = default;
@@ -25,11 +27,11 @@ struct Dependency {
 struct Group {
   std::vector<uint32_t> members;
   int64_t elements = 0;
-  std::vector<int64_t> boundaries;   // strides of its members' dims, ascending, 1 and `elements` included
-  std::vector<Interval> reduced;     // merged, ascending; empty: no reduction
+  std::vector<int64_t> boundaries;  // strides of its members' dims, ascending, 1 and `elements` included
+  std::vector<Interval> reduced;    // merged, ascending; empty: no reduction
   bool reduces = false;
-  std::vector<Interval> whole;       // dims that may not be split (padded ones)
-  std::vector<ValueId> streams;      // full-size values read in order
+  std::vector<Interval> whole;   // dims that may not be split (padded ones)
+  std::vector<ValueId> streams;  // full-size values read in order
 };
 
 std::vector<Interval> intervals(const Dims& shape, const std::function<bool(size_t)>& wanted) {
@@ -72,7 +74,8 @@ class Grouper {
       const Node& node = program.nodes[i];
       const Role role = fusion_.roles[i];
       if (role == Role::none || role == Role::absorbed || role == Role::constant) continue;
-      if (role == Role::fused && fusion_.inlined[node.results[0]] && !fusion_.stored[node.results[0]]) continue;
+      if (role == Role::fused && fusion_.inlined[node.results[0]] && !fusion_.stored[node.results[0]])
+        continue;
       const uint32_t unit = static_cast<uint32_t>(nodes_.size());
       nodes_.push_back(static_cast<int32_t>(i));
       for (ValueId result : node.results) unitOf[result] = static_cast<int32_t>(unit);
@@ -97,7 +100,8 @@ class Grouper {
       if (role == Role::fused || role == Role::concat) {
         eachLeaf(fusion_, node, [&](ValueId base, const ViewSteps& steps) {
           const bool linear = role == Role::fused && !readsMemory(node.op) && fusion_.isLinear(base, steps);
-          const bool computed = fusion_.roleOf(base) == Role::fused && !isReduction(fusion_.producer(base).op);
+          const bool computed =
+              fusion_.roleOf(base) == Role::fused && !isReduction(fusion_.producer(base).op);
           depend(base, linear && computed);
           if (linear) group.streams.push_back(base);
         });
@@ -147,9 +151,12 @@ class Grouper {
  public:
   static Dims reducedDims(const Node& node) {
     switch (node.op) {
-      case Op::argmax: return {node.integer(attr::argmax::dim)};
-      case Op::argmin: return {node.integer(attr::argmin::dim)};
-      default: return node.ints(attr::sum::dims);
+      case Op::argmax:
+        return {node.integer(attr::argmax::dim)};
+      case Op::argmin:
+        return {node.integer(attr::argmin::dim)};
+      default:
+        return node.ints(attr::sum::dims);
     }
   }
 
@@ -159,7 +166,9 @@ class Grouper {
     return unit;
   }
 
-  bool isFused(uint32_t unit) const { return fusion_.roles[static_cast<size_t>(nodes_[unit])] == Role::fused; }
+  bool isFused(uint32_t unit) const {
+    return fusion_.roles[static_cast<size_t>(nodes_[unit])] == Role::fused;
+  }
 
   bool tryMerge(uint32_t first, uint32_t second) {
     uint32_t a = find(first), b = find(second);
@@ -174,8 +183,8 @@ class Grouper {
     sortUnique(streams);
     if (streams.size() > kMostStreams) return false;
     std::vector<int64_t> boundaries;
-    std::set_union(into.boundaries.begin(), into.boundaries.end(), from.boundaries.begin(), from.boundaries.end(),
-                   std::back_inserter(boundaries));
+    std::set_union(into.boundaries.begin(), into.boundaries.end(), from.boundaries.begin(),
+                   from.boundaries.end(), std::back_inserter(boundaries));
     for (size_t i = 1; i < boundaries.size(); i++)
       if (boundaries[i] % boundaries[i - 1] != 0) return false;
     std::vector<Interval> whole = into.whole;
@@ -287,9 +296,9 @@ class Grouper {
     for (size_t i = group.boundaries.size() - 1; i > 0; i--) {
       const int64_t low = group.boundaries[i - 1], high = group.boundaries[i];
       unit.space.push_back(high / low);
-      unit.reduced.push_back(std::any_of(group.reduced.begin(), group.reduced.end(), [&](const Interval& interval) {
-        return interval.low <= low && high <= interval.high;
-      }));
+      unit.reduced.push_back(std::any_of(
+          group.reduced.begin(), group.reduced.end(),
+          [&](const Interval& interval) { return interval.low <= low && high <= interval.high; }));
     }
     return unit;
   }

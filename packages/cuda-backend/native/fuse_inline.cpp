@@ -5,23 +5,29 @@
 namespace lazuli {
 namespace {
 
-constexpr size_t kMostReaders = 32;   // of a cheap value that each reader recomputes
-constexpr int kMostScalarOps = 8;     // of an expression of one element that each reader recomputes
+constexpr size_t kMostReaders = 32;  // of a cheap value that each reader recomputes
+constexpr int kMostScalarOps = 8;    // of an expression of one element that each reader recomputes
 
-/// Decides, readers before producers, which values their readers compute for themselves: cheap ones everywhere, others where
-/// the one reader sees them through a view that is no mere reshape (a transpose, a slice), which is pushed to the leaves.
+/// Decides, readers before producers, which values their readers compute for themselves: cheap ones
+/// everywhere, others where the one reader sees them through a view that is no mere reshape (a transpose, a
+/// slice), which is pushed to the leaves.
 class Inliner {
  public:
-  explicit Inliner(Fusion& fusion) : fusion_(fusion), contexts_(fusion.program.values.size()) { countScalarOps(); }
+  explicit Inliner(Fusion& fusion) : fusion_(fusion), contexts_(fusion.program.values.size()) {
+    countScalarOps();
+  }
 
   void run() {
     for (size_t i = fusion_.program.nodes.size(); i-- > 0;) {
       const Node& node = fusion_.program.nodes[i];
       switch (fusion_.roles[i]) {
         case Role::none:
-        case Role::absorbed: break;
+        case Role::absorbed:
+          break;
         case Role::fused:
-        case Role::constant: decide(node); break;
+        case Role::constant:
+          decide(node);
+          break;
         default:
           for (ValueId result : node.results) fusion_.stored[result] = true;
       }
@@ -50,7 +56,8 @@ class Inliner {
     if (node.op == Op::constant) return type.elements() == 1;
     if (info(node.op).lower != LowerKind::elementwise) return false;
     if (type.elements() == 1) return scalarOps_[node.results[0]] <= kMostScalarOps;
-    if (node.op == Op::cast && sizeBytes(program.type(node.operands[0]).dtype) < sizeBytes(type.dtype)) return true;
+    if (node.op == Op::cast && sizeBytes(program.type(node.operands[0]).dtype) < sizeBytes(type.dtype))
+      return true;
     return std::all_of(node.operands.begin(), node.operands.end(), [&](ValueId operand) {
       return isScalarConstant(fusion_, fusion_.sources[operand].base);
     });
@@ -60,9 +67,11 @@ class Inliner {
   bool isReadable(const Node& node, const ViewSteps& steps) const {
     const Program& program = fusion_.program;
     if (node.op == Op::full || node.op == Op::constant) return true;
-    if (info(node.op).lower == LowerKind::source) return viewed(steps, elementNumbers(program, node)).has_value();
+    if (info(node.op).lower == LowerKind::source)
+      return viewed(steps, elementNumbers(program, node)).has_value();
     for (uint32_t k = 0; k < node.operands.size(); k++) {
-      auto layout = viewed(fusion_.stepsOf(node, k), Layout::dense(program.type(fusion_.sources[node.operands[k]].base)));
+      auto layout = viewed(fusion_.stepsOf(node, k),
+                           Layout::dense(program.type(fusion_.sources[node.operands[k]].base)));
       if (!layout || !viewed(steps, std::move(*layout))) return false;
     }
     return true;
@@ -96,9 +105,9 @@ class Inliner {
       if (!fusion_.inlined[result] || fusion_.stored[result]) contexts.push_back(steps);
     }
     const bool fixed = isReduction(node.op) || readsMemory(node.op) || node.op == Op::reshape;
-    const bool readable = !fixed && std::all_of(contexts.begin(), contexts.end(), [&](const ViewSteps& steps) {
-      return isReadable(node, steps);
-    });
+    const bool readable =
+        !fixed && std::all_of(contexts.begin(), contexts.end(),
+                              [&](const ViewSteps& steps) { return isReadable(node, steps); });
     bool inlined = false;
     if (contexts.empty() || !readable) {
       inlined = false;
@@ -106,7 +115,8 @@ class Inliner {
       inlined = node.op == Op::constant && isCheap(node);
     } else if (isCheap(node)) {
       inlined = contexts.size() <= kMostReaders || node.operands.empty();
-    } else if (!stored && node.op != Op::constant && contexts.size() == 1 && fusion_.uses[value].size() == 1) {
+    } else if (!stored && node.op != Op::constant && contexts.size() == 1 &&
+               fusion_.uses[value].size() == 1) {
       const int64_t count = fusion_.program.type(value).elements();
       inlined = (elsewhere || !fusion_.isLinear(value, contexts[0])) && readCount(node, contexts[0]) <= count;
     }

@@ -5,8 +5,8 @@
 namespace lazuli {
 namespace {
 
-/// Finds what a matmul's kernel can do to its result before storing it: a cast up, a bias, an activation, a residual, in this
-/// order. Nothing else may read the values in between.
+/// Finds what a matmul's kernel can do to its result before storing it: a cast up, a bias, an activation, a
+/// residual, in this order. Nothing else may read the values in between.
 class Absorber {
  public:
   explicit Absorber(Fusion& fusion) : fusion_(fusion), ready_(fusion.program.values.size(), -1) {
@@ -34,7 +34,8 @@ class Absorber {
     const auto [user, operand] = fusion_.uses[value][0];
     const Node& node = fusion_.node(user);
     if (fusion_.roles[static_cast<size_t>(user)] != Role::fused ||
-        info(node.op).lower != LowerKind::elementwise || !fusion_.isLinear(value, fusion_.stepsOf(node, operand)))
+        info(node.op).lower != LowerKind::elementwise ||
+        !fusion_.isLinear(value, fusion_.stepsOf(node, operand)))
       return false;
     if (!(node.op == Op::add ? absorbAdd(node, operand) : absorbUnary(node))) return false;
     fusion_.roles[static_cast<size_t>(user)] = Role::absorbed;
@@ -52,12 +53,18 @@ class Absorber {
     }
     if (unit_->activation != Activation::none || unit_->residual) return false;
     switch (node.op) {
-      case Op::relu: unit_->activation = Activation::relu; return true;
-      case Op::silu: unit_->activation = Activation::silu; return true;
-      case Op::gelu:
-        unit_->activation = node.integer(attr::gelu::approximate) == 0 ? Activation::gelu_erf : Activation::gelu_tanh;
+      case Op::relu:
+        unit_->activation = Activation::relu;
         return true;
-      default: return false;
+      case Op::silu:
+        unit_->activation = Activation::silu;
+        return true;
+      case Op::gelu:
+        unit_->activation =
+            node.integer(attr::gelu::approximate) == 0 ? Activation::gelu_erf : Activation::gelu_tanh;
+        return true;
+      default:
+        return false;
     }
   }
 
@@ -73,7 +80,8 @@ class Absorber {
       unit_->bias = other;
       return true;
     }
-    if (!layout->isDense() || layout->elements() != fusion_.program.type(base).elements() || !worthStoring(node))
+    if (!layout->isDense() || layout->elements() != fusion_.program.type(base).elements() ||
+        !worthStoring(node))
       return false;
     unit_->residual = base;
     return true;
@@ -84,7 +92,8 @@ class Absorber {
     const Dims& product = fusion_.program.type(fusion_.node(node_).results[0]).shape;
     if (shape.empty() || product.empty() || shape.back() != product.back() || shape.back() == 1) return false;
     const Node& dot = fusion_.node(node_);
-    const size_t taken = dot.ints(attr::dot_general::rhs_contract).size() + dot.ints(attr::dot_general::rhs_batch).size();
+    const size_t taken =
+        dot.ints(attr::dot_general::rhs_contract).size() + dot.ints(attr::dot_general::rhs_batch).size();
     if (fusion_.program.type(dot.operands[1]).shape.size() == taken) return false;
     for (size_t i = 0; i + 1 < shape.size(); i++)
       if (shape[i] != 1 && layout.strides[i] != 0) return false;

@@ -7,12 +7,18 @@ namespace {
 
 ReduceKind reduceKind(Op op) {
   switch (op) {
-    case Op::prod: return ReduceKind::prod;
-    case Op::max: return ReduceKind::max;
-    case Op::min: return ReduceKind::min;
-    case Op::argmax: return ReduceKind::argmax;
-    case Op::argmin: return ReduceKind::argmin;
-    default: return ReduceKind::sum;
+    case Op::prod:
+      return ReduceKind::prod;
+    case Op::max:
+      return ReduceKind::max;
+    case Op::min:
+      return ReduceKind::min;
+    case Op::argmax:
+      return ReduceKind::argmax;
+    case Op::argmin:
+      return ReduceKind::argmin;
+    default:
+      return ReduceKind::sum;
   }
 }
 
@@ -31,7 +37,8 @@ bool isReadElsewhere(const Fusion& fusion, const std::vector<bool>& inside, Valu
         continue;
       }
       const size_t node = static_cast<size_t>(use.node);
-      if (fusion.roles[node] == Role::concat || (at == value && fusion.roles[node] != Role::fused)) return true;
+      if (fusion.roles[node] == Role::concat || (at == value && fusion.roles[node] != Role::fused))
+        return true;
       if (fusion.roles[node] != Role::fused) continue;
       const ValueId result = fusion.program.nodes[node].results[0];
       if (!inside[node] && (!fusion.inlined[result] || fusion.stored[result])) return true;

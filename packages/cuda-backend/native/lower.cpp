@@ -10,7 +10,10 @@ namespace {
 
 std::string dims(const Dims& shape) {
   std::string text;
-  for (int64_t dim : shape) text += (text.empty() ? "" : "x") + std::to_string(dim);
+  for (int64_t dim : shape) {
+    if (!text.empty()) text += "x";
+    text += std::to_string(dim);
+  }
   return text.empty() ? "scalar" : text;
 }
 
@@ -47,10 +50,14 @@ class Lowering {
   void add(const Unit& unit) {
     const Node& node = fusion_.node(unit.nodes[0]);
     switch (unit.role) {
-      case Role::fused: return addFused(emitFused(fusion_, unit), "fused", unit.space);
-      case Role::concat: return addFused(emitConcat(fusion_, unit), "concat", program_.type(node.results[0]).shape);
-      case Role::matmul: return addMatmul(node, fusion_.matmuls[static_cast<size_t>(unit.nodes[0])]);
-      default: return addLibrary(node);
+      case Role::fused:
+        return addFused(emitFused(fusion_, unit), "fused", unit.space);
+      case Role::concat:
+        return addFused(emitConcat(fusion_, unit), "concat", program_.type(node.results[0]).shape);
+      case Role::matmul:
+        return addMatmul(node, fusion_.matmuls[static_cast<size_t>(unit.nodes[0])]);
+      default:
+        return addLibrary(node);
     }
   }
 
@@ -60,7 +67,10 @@ class Lowering {
 
   void addFused(FusedUnit unit, const char* label, const Dims& space) {
     std::string detail;
-    for (const FusedSpec& part : unit.parts) detail += (detail.empty() ? "" : "; ") + describe(part);
+    for (const FusedSpec& part : unit.parts) {
+      if (!detail.empty()) detail += "; ";
+      detail += describe(part);
+    }
     MadeKernel made = makeFused(std::move(unit.parts));
     made.label = std::string(label) + " " + name(program_.type(unit.writes[0]).dtype) + " " + dims(space);
     constexpr size_t kMostLabel = 120;
@@ -79,7 +89,8 @@ class Lowering {
     std::vector<int64_t> key = {static_cast<int64_t>(base), layout.offset};
     key.insert(key.end(), layout.shape.begin(), layout.shape.end());
     key.insert(key.end(), layout.strides.begin(), layout.strides.end());
-    const auto [entry, fresh] = copies_.try_emplace(std::move(key), static_cast<ValueId>(lowered_.values.size()));
+    const auto [entry, fresh] =
+        copies_.try_emplace(std::move(key), static_cast<ValueId>(lowered_.values.size()));
     if (!fresh) return entry->second;
     lowered_.values.push_back({layout.dtype, layout.shape});
     FusedSpec spec;
@@ -141,7 +152,8 @@ class Lowering {
     spec.out = {program_.type(unit.result).dtype, program_.type(node.results[0]).shape};
     spec.activation = unit.activation;
     spec.residual = unit.residual.has_value();
-    std::vector<ValueId> reads = {fusion_.sources[node.operands[0]].base, fusion_.sources[node.operands[1]].base};
+    std::vector<ValueId> reads = {fusion_.sources[node.operands[0]].base,
+                                  fusion_.sources[node.operands[1]].base};
     if (unit.bias) {
       spec.bias = biasLayout(*unit.bias, spec.out.shape.back());
       reads.push_back(fusion_.sources[*unit.bias].base);
@@ -184,7 +196,8 @@ std::string describe(const Lowered& lowered) {
     std::string names;
     for (ValueId value : values) {
       const TensorType& type = lowered.values[value];
-      names += (names.empty() ? "%" : ", %") + std::to_string(value) + " " + name(type.dtype) + format(type.shape);
+      names += names.empty() ? "%" : ", %";
+      names += std::to_string(value) + " " + name(type.dtype) + format(type.shape);
     }
     return names;
   };

@@ -47,21 +47,28 @@ bool isView(Op op) {
     case Op::broadcast_to:
     case Op::slice:
     case Op::flip:
-    case Op::detach: return true;
-    default: return false;
+    case Op::detach:
+      return true;
+    default:
+      return false;
   }
 }
 
 std::optional<ViewStep> viewStep(const Node& node, const Dims& result) {
   using Kind = ViewStep::Kind;
   switch (node.op) {
-    case Op::reshape: return reshapeTo(result);
-    case Op::broadcast_to: return broadcastTo(result);
-    case Op::transpose: return ViewStep{Kind::transpose, result, node.ints(attr::transpose::perm), {}};
+    case Op::reshape:
+      return reshapeTo(result);
+    case Op::broadcast_to:
+      return broadcastTo(result);
+    case Op::transpose:
+      return ViewStep{Kind::transpose, result, node.ints(attr::transpose::perm), {}};
     case Op::slice:
       return ViewStep{Kind::slice, result, node.ints(attr::slice::starts), node.ints(attr::slice::steps)};
-    case Op::flip: return ViewStep{Kind::flip, result, node.ints(attr::flip::dims), {}};
-    default: break;
+    case Op::flip:
+      return ViewStep{Kind::flip, result, node.ints(attr::flip::dims), {}};
+    default:
+      break;
   }
   return std::nullopt;
 }
@@ -72,7 +79,8 @@ ViewStep broadcastTo(const Dims& shape) { return {ViewStep::Kind::broadcast, sha
 std::optional<Layout> viewed(const ViewStep& step, const Layout& layout) {
   Layout result{layout.dtype, step.shape, Dims(step.shape.size(), 0), layout.offset};
   switch (step.kind) {
-    case ViewStep::Kind::reshape: return reshaped(layout, step.shape);
+    case ViewStep::Kind::reshape:
+      return reshaped(layout, step.shape);
     case ViewStep::Kind::transpose:
       for (size_t i = 0; i < step.numbers.size(); i++)
         result.strides[i] = layout.strides[static_cast<size_t>(step.numbers[i])];

@@ -1,4 +1,13 @@
-export const dtypes = ["float32", "float64", "bfloat16", "float16", "int32", "int64", "uint8", "bool"] as const;
+export const dtypes = [
+  "float32",
+  "float64",
+  "bfloat16",
+  "float16",
+  "int32",
+  "int64",
+  "uint8",
+  "bool",
+] as const;
 export type DType = (typeof dtypes)[number];
 export type DTypeKind = "bool" | "int" | "float";
 

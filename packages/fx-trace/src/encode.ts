@@ -122,7 +122,11 @@ export interface EncodeOptions {
 }
 
 /** Encodes `nodes` (inputs before users) as words: the key of a recorded graph, and what the native compiler reads. */
-export function encodeNodes(nodes: readonly Node[], outputs: readonly Node[], options: EncodeOptions): Encoded {
+export function encodeNodes(
+  nodes: readonly Node[],
+  outputs: readonly Node[],
+  options: EncodeOptions,
+): Encoded {
   const { isInput, isDonated } = options;
   const walk = nextWalk();
   const inputs: Node[] = [];
@@ -135,7 +139,8 @@ export function encodeNodes(nodes: readonly Node[], outputs: readonly Node[], op
   // A reference is position * 2, plus 1 for inputs.
   const reference = (node: Node): number => {
     if (node.walk !== walk) {
-      if (!isInput(node)) throw new GraphError(node.op.name, `node ${node.id} is used but not in the program`, node.scope);
+      if (!isInput(node))
+        throw new GraphError(node.op.name, `node ${node.id} is used but not in the program`, node.scope);
       addInput(node);
     }
     return node.index;

@@ -32,7 +32,15 @@ export type AttrsOf<S extends AttrSchema> = { readonly [N in keyof S]: AttrOf<S[
  * - `composite`: never reaches a device; `decompose` replaces it first
  * - `leaf`: a value that comes from outside (input, constant) or is only a name (result, detach)
  */
-export type Lowering = "elementwise" | "source" | "reduction" | "view" | "contraction" | "kernel" | "composite" | "leaf";
+export type Lowering =
+  | "elementwise"
+  | "source"
+  | "reduction"
+  | "view"
+  | "contraction"
+  | "kernel"
+  | "composite"
+  | "leaf";
 
 export interface VjpArgs<A> {
   readonly inputs: readonly Node[];
@@ -82,7 +90,8 @@ export interface OpDef<S extends AttrSchema = AttrSchema> {
   readonly sharding?: ShardingRule | ((inputs: readonly Node[], attrs: AttrsOf<S>) => ShardingRule);
 }
 
-export interface OpSpec<S extends AttrSchema> extends Omit<OpDef<S>, "attrSchema" | "code" | "results" | "differentiable" | "random"> {
+export interface OpSpec<S extends AttrSchema>
+  extends Omit<OpDef<S>, "attrSchema" | "code" | "results" | "differentiable" | "random"> {
   readonly attrs: S;
   readonly results?: number;
   /** Defaults to whether there is a vjp or a decompose. */
@@ -92,7 +101,10 @@ export interface OpSpec<S extends AttrSchema> extends Omit<OpDef<S>, "attrSchema
 
 /** An op that can be called: `sum([x], attrs)` records a node. Ops without attributes are called without. */
 export type Op<S extends AttrSchema = AttrSchema> = OpDef<S> &
-  ((inputs: readonly Node[], ...attrs: keyof S extends never ? [attrs?: AttrsOf<S>] : [attrs: AttrsOf<S>]) => Node);
+  ((
+    inputs: readonly Node[],
+    ...attrs: keyof S extends never ? [attrs?: AttrsOf<S>] : [attrs: AttrsOf<S>]
+  ) => Node);
 
 const noAttrs: Attrs = Object.freeze({});
 
@@ -102,7 +114,8 @@ export function defineOp<const S extends AttrSchema>(spec: OpSpec<S>): Op<S> {
   // Named by a computed key, and every field assigned in one order: redefining `name` would put the function in
   // V8's dictionary mode, where each field read while recording costs several times more.
   const call = {
-    [name]: (inputs: readonly Node[], values: Attrs = noAttrs): Node => apply(def as unknown as OpDef, inputs, values),
+    [name]: (inputs: readonly Node[], values: Attrs = noAttrs): Node =>
+      apply(def as unknown as OpDef, inputs, values),
   }[name];
   const def = Object.assign(call, {
     attrSchema: spec.attrs,

@@ -56,12 +56,17 @@ export function normalizeDim(op: string, dim: number, rank: number): number {
 }
 
 /** Dims normalised, sorted, checked for repeats; undefined means every dim. */
-export function normalizeDims(op: string, dims: number | readonly number[] | undefined, rank: number): number[] {
+export function normalizeDims(
+  op: string,
+  dims: number | readonly number[] | undefined,
+  rank: number,
+): number[] {
   if (dims === undefined) return Array.from({ length: rank }, (_, i) => i);
   const list = (typeof dims === "number" ? [dims] : dims).map((d) => normalizeDim(op, d, rank));
   list.sort((a, b) => a - b);
   for (let i = 1; i < list.length; i++) {
-    if (list[i] === list[i - 1]) throw new ShapeError(op, `dim ${list[i]} is named twice in ${formatShape(list)}`);
+    if (list[i] === list[i - 1])
+      throw new ShapeError(op, `dim ${list[i]} is named twice in ${formatShape(list)}`);
   }
   return list;
 }

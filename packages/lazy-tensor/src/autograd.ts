@@ -1,4 +1,15 @@
-import { GradError, formatShape, gradients, isGradEnabled, type Node, nextWalk, ops, sizeOf, withGrad, withoutUses } from "@lazuli/fx-trace";
+import {
+  formatShape,
+  GradError,
+  gradients,
+  isGradEnabled,
+  type Node,
+  nextWalk,
+  ops,
+  sizeOf,
+  withGrad,
+  withoutUses,
+} from "@lazuli/fx-trace";
 
 export interface BackwardOptions {
   /** Records the gradient so that it can be differentiated again. As torch's create_graph. */
@@ -27,12 +38,20 @@ function leavesOf(root: Node): Node[] {
 function seed(root: Node, gradient: Node | undefined): Node {
   if (gradient) {
     if (formatShape(gradient.shape) !== formatShape(root.shape)) {
-      throw new GradError("backward", `gradient has shape ${formatShape(gradient.shape)}, the tensor ${formatShape(root.shape)}`, root.scope);
+      throw new GradError(
+        "backward",
+        `gradient has shape ${formatShape(gradient.shape)}, the tensor ${formatShape(root.shape)}`,
+        root.scope,
+      );
     }
     return gradient;
   }
   if (sizeOf(root.shape) !== 1) {
-    throw new GradError("backward", `a tensor of shape ${formatShape(root.shape)} needs backward(gradient): only a scalar has an implied one`, root.scope);
+    throw new GradError(
+      "backward",
+      `a tensor of shape ${formatShape(root.shape)} needs backward(gradient): only a scalar has an implied one`,
+      root.scope,
+    );
   }
   return ops.full([], { value: 1, shape: root.shape, dtype: root.dtype });
 }
@@ -40,11 +59,17 @@ function seed(root: Node, gradient: Node | undefined): Node {
 /** Gradients of `root` by leaf. */
 export function backward(root: Node, gradient: Node | undefined, options: BackwardOptions): [Node, Node][] {
   if (!root.requiresGrad) {
-    throw new GradError("backward", "the tensor does not depend on anything that requires gradients", root.scope);
+    throw new GradError(
+      "backward",
+      "the tensor does not depend on anything that requires gradients",
+      root.scope,
+    );
   }
   const leaves = leavesOf(root);
   const createGraph = options.createGraph ?? false;
-  const grads = withoutUses(() => withGrad(createGraph, () => gradients([root], [seed(root, gradient)], leaves, { createGraph })));
+  const grads = withoutUses(() =>
+    withGrad(createGraph, () => gradients([root], [seed(root, gradient)], leaves, { createGraph })),
+  );
   return leaves.flatMap((leaf, i) => (grads[i] ? [[leaf, grads[i]] as [Node, Node]] : []));
 }
 

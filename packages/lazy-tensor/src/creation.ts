@@ -35,13 +35,17 @@ function flattenNested(data: NestedArray<number | boolean>, shape: Shape): (numb
   const flat: (number | boolean)[] = [];
   const visit = (level: NestedArray<number | boolean>, dim: number): void => {
     if (dim === shape.length) {
-      if (Array.isArray(level)) throw new ShapeError("tensor", `ragged data: an array at depth ${dim} where a number is expected`);
+      if (Array.isArray(level))
+        throw new ShapeError("tensor", `ragged data: an array at depth ${dim} where a number is expected`);
       flat.push(level);
       return;
     }
     if (!Array.isArray(level) || level.length !== shape[dim]) {
       const found = Array.isArray(level) ? `${level.length} elements` : "a number";
-      throw new ShapeError("tensor", `ragged data: ${found} at depth ${dim}, expected ${shape[dim]} elements`);
+      throw new ShapeError(
+        "tensor",
+        `ragged data: ${found} at depth ${dim}, expected ${shape[dim]} elements`,
+      );
     }
     for (const item of level) visit(item, dim + 1);
   };
@@ -60,8 +64,16 @@ export function tensor(data: TensorData, options: TensorOptions & { shape?: Shap
   if (flat.length !== sizeOf(shape)) {
     throw new ShapeError("tensor", `${flat.length} elements do not fit the shape ${formatShape(shape)}`);
   }
-  const own = typed ? typedDtypes.find(([type]) => data instanceof type)?.[1] : typeof flat[0] === "boolean" ? "bool" : "float32";
-  if (!own) throw new TensorError("tensor", `a ${data.constructor.name} is not taken: use a Float32Array, Int32Array, …`);
+  const own = typed
+    ? typedDtypes.find(([type]) => data instanceof type)?.[1]
+    : typeof flat[0] === "boolean"
+      ? "bool"
+      : "float32";
+  if (!own)
+    throw new TensorError(
+      "tensor",
+      `a ${data.constructor.name} is not taken: use a Float32Array, Int32Array, …`,
+    );
   const dtype = options.dtype ?? own;
   const bytes = typed && own === dtype ? data : encodeNumbers(dtype, flat);
   return fromRaw(dtype, shape, bytes, options.requiresGrad);
@@ -76,12 +88,15 @@ export function fromRaw(dtype: DType, shape: Shape, bytes: ArrayBufferView, requ
 /** Filled with `value`. As torch.full. */
 export function full(shape: Shape, value: number, options: TensorOptions = {}): Tensor {
   engine();
-  const made = new Tensor(ops.full([], { value, shape: checkShape("full", shape), dtype: options.dtype ?? "float32" }));
+  const made = new Tensor(
+    ops.full([], { value, shape: checkShape("full", shape), dtype: options.dtype ?? "float32" }),
+  );
   return options.requiresGrad ? made.requiresGrad_() : made;
 }
 export const zeros = (shape: Shape, options: TensorOptions = {}): Tensor => full(shape, 0, options);
 export const ones = (shape: Shape, options: TensorOptions = {}): Tensor => full(shape, 1, options);
-export const fullLike = (like: Tensor, value: number): Tensor => full(like.shape, value, { dtype: like.dtype });
+export const fullLike = (like: Tensor, value: number): Tensor =>
+  full(like.shape, value, { dtype: like.dtype });
 export const zerosLike = (like: Tensor): Tensor => fullLike(like, 0);
 export const onesLike = (like: Tensor): Tensor => fullLike(like, 1);
 
@@ -109,7 +124,9 @@ export function linspace(start: number, stop: number, count: number, options: Te
 export function eye(n: number, options: TensorOptions = {}): Tensor {
   const index = (dim: number): Tensor => new Tensor(ops.iota([], { dim, shape: [n, n], dtype: "int32" }));
   engine();
-  return index(0).eq(index(1)).to(options.dtype ?? "float32");
+  return index(0)
+    .eq(index(1))
+    .to(options.dtype ?? "float32");
 }
 
 /** Seeds the random generator: the same calls after it give the same numbers. As torch.manual_seed. */
@@ -120,18 +137,28 @@ export function manualSeed(seed: number): void {
 
 function random(op: "random_uniform" | "random_normal", shape: Shape, options: TensorOptions): Tensor {
   const { key, stream } = engine().nextRandom();
-  return new Tensor(ops[op]([key], { stream, shape: checkShape(op, shape), dtype: options.dtype ?? "float32" }));
+  return new Tensor(
+    ops[op]([key], { stream, shape: checkShape(op, shape), dtype: options.dtype ?? "float32" }),
+  );
 }
 
-const leaf = (made: Tensor, options: TensorOptions): Tensor => (options.requiresGrad ? made.requiresGrad_() : made);
+const leaf = (made: Tensor, options: TensorOptions): Tensor =>
+  options.requiresGrad ? made.requiresGrad_() : made;
 
 /** Uniform in [0, 1). As torch.rand. */
-export const rand = (shape: Shape, options: TensorOptions = {}): Tensor => leaf(random("random_uniform", shape, options), options);
+export const rand = (shape: Shape, options: TensorOptions = {}): Tensor =>
+  leaf(random("random_uniform", shape, options), options);
 /** Normal with mean 0 and variance 1. As torch.randn. */
-export const randn = (shape: Shape, options: TensorOptions = {}): Tensor => leaf(random("random_normal", shape, options), options);
+export const randn = (shape: Shape, options: TensorOptions = {}): Tensor =>
+  leaf(random("random_normal", shape, options), options);
 /** Uniform in [low, high). */
 export const uniform = (shape: Shape, low: number, high: number, options: TensorOptions = {}): Tensor =>
-  leaf(random("random_uniform", shape, options).mul(high - low).add(low), options);
+  leaf(
+    random("random_uniform", shape, options)
+      .mul(high - low)
+      .add(low),
+    options,
+  );
 /** Normal with the given mean and standard deviation. */
 export const normal = (shape: Shape, mean: number, std: number, options: TensorOptions = {}): Tensor => {
   const scaled = random("random_normal", shape, options).mul(std);
@@ -139,7 +166,11 @@ export const normal = (shape: Shape, mean: number, std: number, options: TensorO
 };
 /** Whole numbers in [low, high), int32 unless `dtype` says. As torch.randint. */
 export const randint = (low: number, high: number, shape: Shape, options: TensorOptions = {}): Tensor =>
-  random("random_uniform", shape, { dtype: "float64" }).mul(high - low).floor().add(low).to(options.dtype ?? "int32");
+  random("random_uniform", shape, { dtype: "float64" })
+    .mul(high - low)
+    .floor()
+    .add(low)
+    .to(options.dtype ?? "int32");
 /** True with probability `p`. */
 export const bernoulli = (shape: Shape, p: number): Tensor => random("random_uniform", shape, {}).lt(p);
 

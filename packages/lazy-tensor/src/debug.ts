@@ -20,19 +20,28 @@ function printCompile(event: CompileEvent): void {
 
 function printStep(event: StepEvent, level: number): void {
   if (event.cached) {
-    print(`run #${event.program} (cached): host ${event.hostMs.toFixed(2)} ms, device ${event.deviceMs.toFixed(2)} ms`);
+    print(
+      `run #${event.program} (cached): host ${event.hostMs.toFixed(2)} ms, device ${event.deviceMs.toFixed(2)} ms`,
+    );
   }
   if (level < 2) return;
   event.kernels.forEach((time, i) => {
     const kernel = event.info.kernels[i];
     const us = time.endUs - time.startUs;
-    const rate = kernel.flops > 0 ? `${(kernel.flops / us / 1e3).toFixed(1)} GFLOP/s` : `${(kernel.bytes / us / 1e3).toFixed(1)} GB/s`;
-    print(`  ${us.toFixed(0).padStart(8)} us  ${megabytes(kernel.bytes).padStart(10)}  ${rate.padStart(14)}  ${kernel.label}`);
+    const rate =
+      kernel.flops > 0
+        ? `${(kernel.flops / us / 1e3).toFixed(1)} GFLOP/s`
+        : `${(kernel.bytes / us / 1e3).toFixed(1)} GB/s`;
+    print(
+      `  ${us.toFixed(0).padStart(8)} us  ${megabytes(kernel.bytes).padStart(10)}  ${rate.padStart(14)}  ${kernel.label}`,
+    );
   });
 }
 
 function printPass(event: PassEvent): void {
-  print(`program #${event.program} after ${event.pass} (${event.ms.toFixed(2)} ms):\n${formatGraph(event.graph)}`);
+  print(
+    `program #${event.program} after ${event.pass} (${event.ms.toFixed(2)} ms):\n${formatGraph(event.graph)}`,
+  );
 }
 
 /** Prints what LAZULI_DEBUG asks for, to standard error. */

@@ -233,7 +233,11 @@ export class Engine {
     return { roots: [...roots], holders, replaced };
   }
 
-  private runProgram(roots: readonly Node[], donated: ReadonlySet<DeviceBuffer>, started: number): Promise<void> {
+  private runProgram(
+    roots: readonly Node[],
+    donated: ReadonlySet<DeviceBuffer>,
+    started: number,
+  ): Promise<void> {
     const isInput = (node: Node): boolean => node.storage !== null;
     const isDonated = (node: Node): boolean => donated.has(node.storage as DeviceBuffer);
     const nodes = reachable(roots, isInput);
@@ -243,7 +247,14 @@ export class Engine {
     let program = this.cache.find(hash, encoded.words);
     const cached = program !== null;
     if (!program) {
-      program = this.compile(hash, encoded.words.slice(), nodes, roots, encoded.inputs, encoded.inputs.map(isDonated));
+      program = this.compile(
+        hash,
+        encoded.words.slice(),
+        nodes,
+        roots,
+        encoded.inputs,
+        encoded.inputs.map(isDonated),
+      );
       this.cache.add(hash, program);
     }
 
@@ -263,7 +274,12 @@ export class Engine {
     return this.watch(done, program, cached, performance.now() - started);
   }
 
-  private async watch(done: Promise<RunResult>, program: CachedProgram, cached: boolean, hostMs: number): Promise<void> {
+  private async watch(
+    done: Promise<RunResult>,
+    program: CachedProgram,
+    cached: boolean,
+    hostMs: number,
+  ): Promise<void> {
     let result: RunResult;
     try {
       result = await done;

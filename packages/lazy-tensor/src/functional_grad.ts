@@ -26,7 +26,9 @@ export function valueAndGrad<A extends Tensor[]>(
         return aliases[i].node;
       });
       const one = ops.full([], { value: 1, shape: value.shape, dtype: value.dtype });
-      const grads = value.requiresGrad ? gradients([value.node], [one], targets, { createGraph: true }) : targets.map(() => null);
+      const grads = value.requiresGrad
+        ? gradients([value.node], [one], targets, { createGraph: true })
+        : targets.map(() => null);
       return {
         value,
         grads: grads.map((node, i) => {
@@ -57,6 +59,13 @@ export function gradOf(
     return ops.full([], { value: 1, shape: out.shape, dtype: out.dtype });
   });
   const targets = inputs.map((input) => input.node);
-  const grads = withGrad(createGraph, () => gradients(list.map((out) => out.node), seeds, targets, { createGraph }));
+  const grads = withGrad(createGraph, () =>
+    gradients(
+      list.map((out) => out.node),
+      seeds,
+      targets,
+      { createGraph },
+    ),
+  );
   return grads.map((node) => (node ? new Tensor(node) : null));
 }

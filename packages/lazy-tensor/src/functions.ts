@@ -8,12 +8,20 @@ const commonDtype = (tensors: readonly Tensor[]): DType => tensors.map((t) => t.
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   if (tensors.length === 0) throw new ShapeError("cat", "no tensors to join");
   const dtype = commonDtype(tensors);
-  return new Tensor(ops.concat(tensors.map((t) => castNode(t.node, dtype)), { dim: normalizeDim("cat", dim, tensors[0].rank) }));
+  return new Tensor(
+    ops.concat(
+      tensors.map((t) => castNode(t.node, dtype)),
+      { dim: normalizeDim("cat", dim, tensors[0].rank) },
+    ),
+  );
 }
 
 /** Tensors of one shape joined along a new dim. As torch.stack. */
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
-  return cat(tensors.map((t) => t.unsqueeze(dim)), dim);
+  return cat(
+    tensors.map((t) => t.unsqueeze(dim)),
+    dim,
+  );
 }
 
 /** `a` where `condition` holds, else `b`. As torch.where. */

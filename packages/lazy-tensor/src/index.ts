@@ -3,7 +3,18 @@ import "./methods/reduction.js";
 import "./methods/movement.js";
 import "./methods/linalg.js";
 
-export { type DType, dtypes, isFloat, LazuliError, DTypeError, GradError, type Shape, ShapeError, ValueError, withScope } from "@lazuli/fx-trace";
+export {
+  type DType,
+  DTypeError,
+  dtypes,
+  GradError,
+  isFloat,
+  LazuliError,
+  type Shape,
+  ShapeError,
+  ValueError,
+  withScope,
+} from "@lazuli/fx-trace";
 export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
 export * from "./creation.js";
 export * from "./data/index.js";
@@ -16,11 +27,18 @@ export * from "./io/index.js";
 export type { Operand } from "./methods/elementwise.js";
 export type { Index, Range } from "./methods/movement.js";
 export type { Dims } from "./methods/reduction.js";
-export * as nn from "./nn/index.js";
 export * as F from "./nn/functional.js";
+export * as nn from "./nn/index.js";
 export * as optim from "./optim/index.js";
 export { type EngineOptions, TOKENS } from "./options.js";
-export { configure, createContainer, type DeviceName, engine, type RuntimeOptions, useEngine } from "./runtime.js";
+export {
+  configure,
+  createContainer,
+  type DeviceName,
+  engine,
+  type RuntimeOptions,
+  useEngine,
+} from "./runtime.js";
 export { sync } from "./step.js";
 export { type NestedArray, Tensor } from "./tensor.js";
 export { TraceRecorder } from "./trace.js";

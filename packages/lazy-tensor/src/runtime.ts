@@ -1,6 +1,6 @@
 import "reflect-metadata";
 import { openDevice } from "@lazuli/cuda-backend";
-import { container as root, type DependencyContainer } from "tsyringe";
+import { type DependencyContainer, container as root } from "tsyringe";
 import { attachDebug, debugLevel } from "./debug.js";
 import { Engine } from "./engine.js";
 import { Events } from "./events.js";
@@ -31,7 +31,10 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     ...engine,
   });
   container.register(TOKENS.device, {
-    useFactory: () => openDevice(device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu", { memoryLimitBytes }),
+    useFactory: () =>
+      openDevice(device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu", {
+        memoryLimitBytes,
+      }),
   });
   attachDebug(events);
   return container;

@@ -9,7 +9,7 @@ import {
   sizeOf,
   withoutUses,
 } from "@lazuli/fx-trace";
-import { backward, type BackwardOptions } from "./autograd.js";
+import { type BackwardOptions, backward } from "./autograd.js";
 import type { DeviceBuffer } from "./buffer.js";
 import type { Holder } from "./engine.js";
 import { TensorError } from "./errors.js";
@@ -78,7 +78,8 @@ export class Tensor implements Holder {
     if (requires && !isFloat(this.dtype)) {
       throw new TensorError("requiresGrad", `only float tensors have gradients, this one is ${this.dtype}`);
     }
-    if (!this.isLeaf) throw new TensorError("requiresGrad", "the tensor is not a leaf: use detach() to start a new one");
+    if (!this.isLeaf)
+      throw new TensorError("requiresGrad", "the tensor is not a leaf: use detach() to start a new one");
     this.current.isLeaf = requires;
     this.current.requiresGrad = requires;
     if (requires) {
@@ -120,7 +121,8 @@ export class Tensor implements Holder {
 
   /** The value of a tensor of one element, taking a step first where it is pending. Throws TensorError. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new TensorError("item", `the tensor has ${this.size} elements, shape ${formatShape(this.shape)}`);
+    if (this.size !== 1)
+      throw new TensorError("item", `the tensor has ${this.size} elements, shape ${formatShape(this.shape)}`);
     return Number((await this.data())[0]);
   }
 

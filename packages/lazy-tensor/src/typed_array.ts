@@ -75,10 +75,7 @@ export function decodeArray(dtype: DType, raw: TypedArray): DataArray {
 }
 
 /** Numbers as the device's bytes of `dtype`. Throws TensorError for a number that an integer dtype cannot hold. */
-export function encodeNumbers(
-  dtype: DType,
-  numbers: ArrayLike<number | boolean | bigint>,
-): TypedArray {
+export function encodeNumbers(dtype: DType, numbers: ArrayLike<number | boolean | bigint>): TypedArray {
   const raw = rawArray(dtype, numbers.length);
   if (dtype === "int64") {
     for (let i = 0; i < numbers.length; i++) (raw as BigInt64Array)[i] = BigInt(integer(dtype, numbers[i]));

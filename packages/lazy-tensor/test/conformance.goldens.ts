@@ -111,7 +111,7 @@ function plainBound(kind: Tolerance["kind"], dtype: DType, isGradient: boolean):
   if (isGradient) return { relative: 0, ofLargest: isWide ? 1e-13 : 1e-5, absolute: tiny };
   if (kind === "accumulated") return { relative: 0, ofLargest: isWide ? 1e-13 : 5e-6, absolute: tiny };
   return isWide
-    ? { relative: 4e-15, ofLargest: 0, absolute: 4e-16 }
+    ? { relative: 8e-15, ofLargest: 0, absolute: 1e-15 }
     : { relative: 2e-6, ofLargest: 0, absolute: 2e-7 };
 }
 

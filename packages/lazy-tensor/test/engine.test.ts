@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import {
+  arange,
   type CompileEvent,
   configure,
   type Engine,
@@ -77,7 +78,10 @@ describe("a step", () => {
   });
 
   it("does not confuse programs of equal shape and different attributes", async () => {
-    const x = tensor([[1, 2], [3, 4]]);
+    const x = tensor([
+      [1, 2],
+      [3, 4],
+    ]);
     expect(await x.sum(0).array()).toEqual([4, 6]);
     expect(await x.sum(1).array()).toEqual([3, 7]);
     expect(await x.mul(2).sum().item()).toBe(20);
@@ -109,7 +113,11 @@ describe("training", () => {
       return loss.item();
     };
   }
-  const x = [[1, 2, 3, 4], [0, 1, 0, 1], [2, 0, 2, 0]];
+  const x = [
+    [1, 2, 3, 4],
+    [0, 1, 0, 1],
+    [2, 0, 2, 0],
+  ];
   const y = [[1], [0], [-1]];
 
   it("compiles the first values once and the step once, whatever the learning rate does", async () => {
@@ -217,5 +225,16 @@ describe("errors that only data shows", () => {
     const out = new Model().forward(tensor([1, 10], { dtype: "int32" }));
     await expect(out.array()).rejects.toThrow(/index_select.*10.*out of range.*tokens/);
     expect(await zeros([2]).add(1).array()).toEqual([1, 1]);
+  });
+});
+
+describe("writing in place", () => {
+  it("leaves a strided view of a dying value to be read whole", async () => {
+    const cos = arange(6).reshape([3, 2]).add(1);
+    const x = arange(24).reshape([1, 3, 2, 4]);
+    const turned = F.rotaryEmbedding(x.mul(2).transpose(1, 2), cos, cos.mul(0));
+    const wanted = (head: number, t: number) =>
+      [0, 1, 2, 3].map((k) => 2 * (t * 8 + head * 4 + k) * (t * 2 + (k % 2) + 1));
+    expect(await turned.array()).toEqual([[0, 1].map((head) => [0, 1, 2].map((t) => wanted(head, t)))]);
   });
 });

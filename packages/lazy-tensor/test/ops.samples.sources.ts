@@ -108,7 +108,8 @@ export const sources = {
     forward("bfloat16 rounds", [], { dim: 0, shape: [300], dtype: "bfloat16" }, exact),
   ],
   random_uniform: draws({}, exact),
-  random_normal: draws({}, pointwise),
+  // Computed in float32 whatever the dtype (docs/ir.md).
+  random_normal: draws({}, { ...pointwise, as: "float32" }),
   bernoulli: [
     ...draws({ p: 0.3 }, exact),
     forward("never", [key(1, 2)], { p: 0, ...draw(0, [33], "bool") }, exact),

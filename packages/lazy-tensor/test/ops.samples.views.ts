@@ -199,7 +199,12 @@ export const views = {
     differentiated("several contracted", [f32([3, 5, 7]), f32([7, 5, 4])], dot([1, 2], [1, 0]), accumulated),
     differentiated("several free", [f32([2, 3, 7]), f32([4, 7, 5])], dot([2], [1]), accumulated),
     differentiated("linear layer", [f32([2, 5, 9]), f32([13, 9])], dot([2], [1]), accumulated),
-    differentiated("vectors", [f32([33], uniform(0, 1)), f32([33], uniform(0, 1))], dot([0], [0]), accumulated),
+    differentiated(
+      "vectors",
+      [f32([33], uniform(0, 1)), f32([33], uniform(0, 1))],
+      dot([0], [0]),
+      accumulated,
+    ),
     differentiated("outer", [f32([7]), f32([9])], dot([], []), accumulated),
     differentiated("matrix vector", [f32([17, 33]), f32([33])], dot([1], [0]), accumulated),
     differentiated("vector matrix", [f32([33]), f32([33, 17])], dot([0], [0]), accumulated),

@@ -60,13 +60,21 @@ struct Moments {
 template <class T>
 inline Moments<T> momentsOf(const T* x, int64_t width, double eps) {
   using A = Accumulator<T>;
-  A sum = 0, squares = 0;
+  const A size = static_cast<A>(width);
+  A sum = 0, rest = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < width; ++i) sum += load(x[i]);
-  const A mean = sum / static_cast<A>(width);
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < width; ++i) squares += (load(x[i]) - mean) * (load(x[i]) - mean);
-  return {mean, 1 / sqrt_(squares / static_cast<A>(width) + static_cast<A>(eps))};
+  const A mean = sum / size;
+  // What the rounded mean missed is seen in the centred values (the corrected two-pass algorithm, Chan et al. 1983).
+#pragma omp simd reduction(+ : rest, squares)
+  for (int64_t i = 0; i < width; ++i) {
+    const A centred = load(x[i]) - mean;
+    rest += centred;
+    squares += centred * centred;
+  }
+  const A shift = rest / size;
+  const A variance = squares / size - shift * shift;
+  return {mean + shift, 1 / sqrt_((variance > 0 ? variance : 0) + static_cast<A>(eps))};
 }
 
 template <class T>

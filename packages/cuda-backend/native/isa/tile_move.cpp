@@ -3,7 +3,8 @@
 
 namespace lazuli::LAZULI_ISA {
 
-// What lies in memory to its lane and back, as scalar_half.h has it for floats; integers and bytes are their own lane.
+// What lies in memory to its lane and back, as scalar_half.h has it for floats; integers and bytes are their
+// own lane.
 inline int32_t load(int32_t x) { return x; }
 inline int64_t load(int64_t x) { return x; }
 inline uint8_t load(uint8_t x) { return x; }
@@ -44,12 +45,14 @@ template <class T>
 inline constexpr bool kIsOwnLane = sizeof(T) == sizeof(decltype(load(T())));
 
 template <class T>
-void loadBlock(void* out, const void* from, int64_t rowStride, int64_t columnStride, int64_t rows, int64_t columns) {
+void loadBlock(void* out, const void* from, int64_t rowStride, int64_t columnStride, int64_t rows,
+               int64_t columns) {
   using L = decltype(load(T()));
   using U = typename Raw<sizeof(T)>::Type;
   if (rowStride != 1) {
     for (int64_t i = 0; i < rows; i++)
-      loadTile<T>(static_cast<L*>(out) + i * columns, static_cast<const T*>(from) + i * rowStride, columnStride, columns);
+      loadTile<T>(static_cast<L*>(out) + i * columns, static_cast<const T*>(from) + i * rowStride,
+                  columnStride, columns);
   } else if (kIsOwnLane<T>) {
     transposeRaw(static_cast<U*>(out), columns, static_cast<const U*>(from), columnStride, rows, columns);
   } else {
@@ -60,12 +63,14 @@ void loadBlock(void* out, const void* from, int64_t rowStride, int64_t columnStr
 }
 
 template <class T>
-void storeBlock(void* to, int64_t rowStride, int64_t columnStride, const void* tile, int64_t rows, int64_t columns) {
+void storeBlock(void* to, int64_t rowStride, int64_t columnStride, const void* tile, int64_t rows,
+                int64_t columns) {
   using L = decltype(load(T()));
   using U = typename Raw<sizeof(T)>::Type;
   if (rowStride != 1) {
     for (int64_t i = 0; i < rows; i++)
-      storeTile<T>(static_cast<T*>(to) + i * rowStride, columnStride, static_cast<const L*>(tile) + i * columns, columns);
+      storeTile<T>(static_cast<T*>(to) + i * rowStride, columnStride,
+                   static_cast<const L*>(tile) + i * columns, columns);
   } else if (kIsOwnLane<T>) {
     transposeRaw(static_cast<U*>(to), columnStride, static_cast<const U*>(tile), columns, columns, rows);
   } else {

@@ -6,11 +6,12 @@
 
 namespace lazuli::LAZULI_ISA {
 
+// Each needs the one before it.
+// clang-format off
 #include "kernels/scalar_math.h"
-
 #include "kernels/scalar_half.h"
-
 #include "kernels/scalar.h"
+// clang-format on
 
 // Each fills its part of the table, in a translation unit of its own.
 void fillArithmetic(TileTable& table);
@@ -28,22 +29,22 @@ inline constexpr int laneIndex(int32_t) { return 2; }
 inline constexpr int laneIndex(int64_t) { return 3; }
 inline constexpr int laneIndex(uint8_t) { return 4; }
 
-#define LAZULI_DEFINE_UNARY(name)                                              \
-  template <class T>                                                           \
-  void name##Tile(void* out, const void* a, const void*, const void*, int64_t n) { \
-    using R = decltype(name(T()));                                             \
-    R* r = static_cast<R*>(out);                                               \
-    const T* x = static_cast<const T*>(a);                                     \
-    LAZULI_TILE_LOOP r[i] = name(x[i]);                                        \
-  }
-#define LAZULI_DEFINE_BINARY(name)                                                 \
+#define LAZULI_DEFINE_UNARY(name)                                                  \
   template <class T>                                                               \
-  void name##Tile(void* out, const void* a, const void* b, const void*, int64_t n) { \
-    using R = decltype(name(T(), T()));                                            \
+  void name##Tile(void* out, const void* a, const void*, const void*, int64_t n) { \
+    using R = decltype(name(T()));                                                 \
     R* r = static_cast<R*>(out);                                                   \
     const T* x = static_cast<const T*>(a);                                         \
-    const T* y = static_cast<const T*>(b);                                         \
-    LAZULI_TILE_LOOP r[i] = name(x[i], y[i]);                                      \
+    LAZULI_TILE_LOOP r[i] = name(x[i]);                                            \
+  }
+#define LAZULI_DEFINE_BINARY(name)                                                   \
+  template <class T>                                                                 \
+  void name##Tile(void* out, const void* a, const void* b, const void*, int64_t n) { \
+    using R = decltype(name(T(), T()));                                              \
+    R* r = static_cast<R*>(out);                                                     \
+    const T* x = static_cast<const T*>(a);                                           \
+    const T* y = static_cast<const T*>(b);                                           \
+    LAZULI_TILE_LOOP r[i] = name(x[i], y[i]);                                        \
   }
 #define LAZULI_DEFINE_TERNARY(name)                                                    \
   template <class T>                                                                   \

@@ -5,6 +5,18 @@ namespace {
 
 constexpr int kLot = 16;  // counters at a time: four random words each
 
+typedef uint32_t Words __attribute__((vector_size(4 * kLot)));
+typedef uint64_t Pairs __attribute__((vector_size(4 * kLot)));
+
+struct Product {
+  Words high, low;
+};
+inline Product multiply(Words x, uint32_t by) {
+  const Pairs lowHalf = Pairs{} + 0xffffffffu, pairs = (Pairs)x;
+  const Pairs even = (pairs & lowHalf) * by, odd = (pairs >> 32) * by;
+  return {(Words)((even >> 32) | (odd & ~lowHalf)), (Words)((even & lowHalf) | (odd << 32))};
+}
+
 // Philox4x32-10 (Salmon et al., 2011): words[w][j] of counter first + j.
 void philox(uint64_t first, const RandomKey& key, uint32_t words[4][kLot]) {
   uint32_t k0 = key.words[0], k1 = key.words[1];
@@ -12,20 +24,22 @@ void philox(uint64_t first, const RandomKey& key, uint32_t words[4][kLot]) {
     const uint64_t counter = first + static_cast<uint64_t>(j);
     words[0][j] = static_cast<uint32_t>(counter);
     words[1][j] = static_cast<uint32_t>(counter >> 32);
-    words[2][j] = static_cast<uint32_t>(key.stream);
-    words[3][j] = static_cast<uint32_t>(key.stream >> 32);
   }
+  Words a, b, c = Words{} + static_cast<uint32_t>(key.stream),
+              d = Words{} + static_cast<uint32_t>(key.stream >> 32);
+  __builtin_memcpy(&a, words[0], sizeof a);
+  __builtin_memcpy(&b, words[1], sizeof b);
   for (int round = 0; round < 10; round++) {
-    for (int j = 0; j < kLot; j++) {
-      const uint64_t a = uint64_t{0xD2511F53u} * words[0][j], b = uint64_t{0xCD9E8D57u} * words[2][j];
-      words[0][j] = static_cast<uint32_t>(b >> 32) ^ words[1][j] ^ k0;
-      words[2][j] = static_cast<uint32_t>(a >> 32) ^ words[3][j] ^ k1;
-      words[1][j] = static_cast<uint32_t>(b);
-      words[3][j] = static_cast<uint32_t>(a);
-    }
+    const Product p = multiply(a, 0xD2511F53u), q = multiply(c, 0xCD9E8D57u);
+    a = q.high ^ b ^ k0;
+    b = q.low;
+    c = p.high ^ d ^ k1;
+    d = p.low;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
+  const Words results[4] = {a, b, c, d};
+  __builtin_memcpy(words, results, sizeof results);
 }
 
 /// sin or cos of a whole turn times u, u in [0, 1).

@@ -31,7 +31,8 @@ void runBlocks(const FusedPlan& plan, const KernelArgs& args) {
   const int64_t blockColumns = std::min<int64_t>(columns, 16);
   const int64_t blockRows = std::min<int64_t>(rows, std::min<int64_t>(kSide, kTile / blockColumns));
   const int64_t squares = plan.total / columns / rows * acrossColumns * acrossRows;
-  const int64_t grain = std::max<int64_t>(1, grainOf(plan) / (std::min(columns, kSide) * std::min(rows, kSide)));
+  const int64_t grain =
+      std::max<int64_t>(1, grainOf(plan) / (std::min(columns, kSide) * std::min(rows, kSide)));
   parallelFor(squares, grain, [&](int64_t begin, int64_t end) {
     TileEngine engine(plan, args);
     int64_t index[kMaxDims] = {};

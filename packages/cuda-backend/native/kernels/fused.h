@@ -12,24 +12,29 @@ struct PadWindow {
   int64_t low = 0, step = 1, count = 0;
 };
 
-/// A fused kernel: an expression graph evaluated at every element of `space`, some of its values stored, some reduced.
+/// A fused kernel: an expression graph evaluated at every element of `space`, some of its values stored, some
+/// reduced.
 struct FusedSpec {
   struct Value {
     enum class Kind : uint8_t { constant, load, index, uniform, normal, op, cast };
     Kind kind = Kind::constant;
-    Lane lane = Lane::f32;   // of the result
+    Lane lane = Lane::f32;  // of the result
     TileOp op = TileOp::neg;
     int args[3] = {-1, -1, -1};  // earlier values
     /// constant: the lane's bytes. load with a pad: what lies outside.
     uint64_t bits = 0;
-    /// load, and the element numbers of index, uniform and normal: over `space`. With a pad the strides are those of the
-    /// operand's own dims (a step of `step` coordinates), and offset its first element.
+    /// load, and the element numbers of index, uniform and normal: over `space`. With a pad the strides are
+    /// those of the operand's own dims (a step of `step` coordinates), and offset its first element.
     Layout layout;
-    std::vector<PadWindow> pad;  // by dim of space; empty: none
-    uint32_t read = 0;           // load; uniform and normal: the key, int64[2] at layout.offset of `keyOffset`
-    int64_t keyOffset = 0;
-    int64_t keyStride = 1;
+    std::vector<PadWindow> pad;            // by dim of space; empty: none
+    uint32_t read = 0;                     // the buffer; of uniform and normal, that of the key
+    int64_t keyOffset = 0, keyStride = 1;  // where the key's two int64 lie
     uint64_t stream = 0;
+
+    /// Whether `layout` says what it is made from.
+    bool isRead() const {
+      return kind == Kind::load || kind == Kind::index || kind == Kind::uniform || kind == Kind::normal;
+    }
   };
   struct Store {
     int value;
@@ -50,8 +55,8 @@ struct FusedSpec {
   std::vector<bool> reduced;  // by dim of space, where there are reduces
 };
 
-/// Kernels over tiles (tile.h): parts run one after another, each over all threads. Reductions are split by shape alone,
-/// so that results do not depend on the number of threads.
+/// Kernels over tiles (tile.h): parts run one after another, each over all threads. Reductions are split by
+/// shape alone, so that results do not depend on the number of threads.
 MadeKernel makeFused(std::vector<FusedSpec> parts);
 
 /// The expressions as text: "out0 = silu(in0) * in1".

@@ -13,14 +13,14 @@ std::byte* threadFrame(size_t bytes) {
   struct Frame {
     std::byte* data = nullptr;
     size_t bytes = 0;
-    ~Frame() { ::operator delete(data, std::align_val_t{64}); }
+    ~Frame() { ::operator delete (data, std::align_val_t{64}); }
   };
   thread_local Frame frame;
   if (frame.bytes < bytes) {
-    ::operator delete(frame.data, std::align_val_t{64});
+    ::operator delete (frame.data, std::align_val_t{64});
     frame.data = nullptr;
     frame.bytes = 0;
-    frame.data = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64}));
+    frame.data = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{64}));
     frame.bytes = bytes;
   }
   return frame.data;
@@ -57,7 +57,8 @@ TileEngine::TileEngine(const FusedPlan& plan, const KernelArgs& args)
         uint64_t words[2];
         for (int i = 0; i < 2; i++)
           std::memcpy(&words[i], args.reads[value.read] + (value.keyOffset + i * value.keyStride) * 8, 8);
-        for (int i = 0; i < 2; i++) keys_[step.value].words[i] = static_cast<uint32_t>(words[i] ^ words[i] >> 32);
+        for (int i = 0; i < 2; i++)
+          keys_[step.value].words[i] = static_cast<uint32_t>(words[i] ^ words[i] >> 32);
         keys_[step.value].stream = value.stream;
       }
     }
@@ -80,13 +81,15 @@ void TileEngine::runInvariant() {
       case Kind::load: {
         const TileAccess& access = plan_.accesses[step.access];
         table_.load[static_cast<int>(access.dtype)](
-            out, bases_[step.access] + access.offset * static_cast<int64_t>(sizeBytes(access.dtype)), 0, kTile);
+            out, bases_[step.access] + access.offset * static_cast<int64_t>(sizeBytes(access.dtype)), 0,
+            kTile);
         break;
       }
       case Kind::op:
         step.fn(out, values_[step.args[0]], values_[step.args[1]], values_[step.args[2]], kTile);
         break;
-      default: makeIndices(step, out, plan_.accesses[step.access].offset, 0, kTile);
+      default:
+        makeIndices(step, out, plan_.accesses[step.access].offset, 0, kTile);
     }
   }
 }
@@ -195,7 +198,8 @@ void TileEngine::load(const TileStep& step, int64_t start, int64_t n) {
                             : 0;
   eachRun(access, step.access, n, [&](int64_t offset, int64_t done, int64_t run) {
     if (ahead != 0) {
-      const uintptr_t next = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(offset * size + ahead);
+      const uintptr_t next =
+          reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(offset * size + ahead);
       for (int64_t line = 0; line < run * size; line += 64)
         __builtin_prefetch(reinterpret_cast<const void*>(next + static_cast<uintptr_t>(line)));
     }
@@ -221,13 +225,15 @@ void TileEngine::loadPadded(const TileStep& step, std::byte* out, int64_t n) {
   }
 }
 
-void TileEngine::loadPaddedRun(const TileStep& step, const int64_t* index, int64_t column, std::byte* out, int64_t n) {
+void TileEngine::loadPaddedRun(const TileStep& step, const int64_t* index, int64_t column, std::byte* out,
+                               int64_t n) {
   const TileAccess& access = plan_.accesses[step.access];
   const FusedSpec::Value& value = plan_.spec.values[step.value];
   const int64_t lane = static_cast<int64_t>(laneBytes(value.lane));
   const auto fn = table_.load[static_cast<int>(access.dtype)];
   const auto fill = [&](int64_t from, int64_t to) {
-    if (from < to) table_.load[static_cast<int>(dtypeOf(value.lane))](out + from * lane, &value.bits, 0, to - from);
+    if (from < to)
+      table_.load[static_cast<int>(dtypeOf(value.lane))](out + from * lane, &value.bits, 0, to - from);
   };
   const int last = static_cast<int>(plan_.extents.size()) - 1;
   int64_t offset = access.offset;
@@ -245,7 +251,9 @@ void TileEngine::loadPaddedRun(const TileStep& step, const int64_t* index, int64
     const int64_t from = std::clamp<int64_t>(window.low - column, 0, n);
     const int64_t to = std::clamp<int64_t>(window.low + window.count - column, from, n);
     fill(0, from);
-    if (from < to) fn(out + from * lane, base + (offset + (column + from - window.low) * stride) * size, stride, to - from);
+    if (from < to)
+      fn(out + from * lane, base + (offset + (column + from - window.low) * stride) * size, stride,
+         to - from);
     fill(to, n);
     return;
   }
@@ -293,13 +301,15 @@ int64_t TileEngine::tile(int64_t start, int64_t end) {
 }
 
 /// Asks for the lines of a block further on along the innermost dim.
-void TileEngine::prefetchBlock(const TileAccess& access, const std::byte* place, int64_t rows, int64_t columns) const {
+void TileEngine::prefetchBlock(const TileAccess& access, const std::byte* place, int64_t rows,
+                               int64_t columns) const {
   const int64_t size = static_cast<int64_t>(sizeBytes(access.dtype));
   const int64_t rowStride = access.strides[static_cast<size_t>(plan_.blockDim)] * size;
   const int64_t columnStride = access.strides.back() * size;
   const bool byColumn = std::abs(columnStride) > std::abs(rowStride);
   const int64_t lines = byColumn ? columns : rows, stride = byColumn ? columnStride : rowStride;
-  const uintptr_t ahead = reinterpret_cast<uintptr_t>(place) + static_cast<uintptr_t>(kBlocksAhead * columns * columnStride);
+  const uintptr_t ahead =
+      reinterpret_cast<uintptr_t>(place) + static_cast<uintptr_t>(kBlocksAhead * columns * columnStride);
   for (int64_t i = 0; i < lines; i++)
     __builtin_prefetch(reinterpret_cast<const void*>(ahead + static_cast<uintptr_t>(i * stride)));
 }

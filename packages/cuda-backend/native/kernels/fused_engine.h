@@ -9,10 +9,11 @@ class TileEngine {
  public:
   TileEngine(const FusedPlan& plan, const KernelArgs& args);
 
-  /// Evaluates the tile that begins at element `start` (row-major over the plan's extents) and ends at `end` at the latest;
-  /// returns its elements.
+  /// Evaluates the tile that begins at element `start` (row-major over the plan's extents) and ends at `end`
+  /// at the latest; returns its elements.
   int64_t tile(int64_t start, int64_t end);
-  /// A block of `rows` along plan.blockDim and `columns` along the innermost dim; `index` is its first element's.
+  /// A block of `rows` along plan.blockDim and `columns` along the innermost dim; `index` is its first
+  /// element's.
   void block(const int64_t* index, int64_t rows, int64_t columns);
   /// The value's last tile.
   const std::byte* value(int value) const { return values_[value]; }
@@ -36,11 +37,11 @@ class TileEngine {
   const FusedPlan& plan_;
   const TileTable& table_;
   std::byte* frame_;
-  std::vector<std::byte*> values_;   // by value: where its tile lies
-  std::vector<std::byte*> bases_;    // by access: the buffer
-  std::vector<RandomKey> keys_;      // by value
-  std::vector<int64_t> offsets_;     // by access: of the current row's first element
-  int64_t index_[kMaxDims] = {};     // of the current row
+  std::vector<std::byte*> values_;  // by value: where its tile lies
+  std::vector<std::byte*> bases_;   // by access: the buffer
+  std::vector<RandomKey> keys_;     // by value
+  std::vector<int64_t> offsets_;    // by access: of the current row's first element
+  int64_t index_[kMaxDims] = {};    // of the current row
   int64_t rowStart_ = 0, column_ = 0;
 };
 

@@ -8,8 +8,9 @@
 namespace lazuli {
 namespace {
 
-constexpr int64_t kGrain = 32768;       // elements worth waking a thread for
-constexpr int64_t kPanel = 4096;        // accumulators: whole rows, which memory gives fastest, as far as L1 holds them
+constexpr int64_t kGrain = 32768;  // elements worth waking a thread for
+constexpr int64_t kPanel =
+    4096;  // accumulators: whole rows, which memory gives fastest, as far as L1 holds them
 constexpr int64_t kEnoughTasks = 16;
 constexpr int64_t kTasks = 32;
 
@@ -28,8 +29,8 @@ std::vector<Reduction> reductions(const FusedPlan& plan, const KernelArgs& args)
   for (const FusedSpec::Reduce& reduce : plan.spec.reduces) {
     const Lane lane = plan.spec.values[reduce.value].lane;
     all.push_back({&tileTable().reduce[static_cast<int>(reduce.kind)][static_cast<int>(lane)], reduce.value,
-                   reduce.kind == ReduceKind::argmax || reduce.kind == ReduceKind::argmin, laneBytes(lane), reduce.dtype,
-                   args.writes[reduce.write]});
+                   reduce.kind == ReduceKind::argmax || reduce.kind == ReduceKind::argmin, laneBytes(lane),
+                   reduce.dtype, args.writes[reduce.write]});
   }
   return all;
 }
@@ -44,7 +45,8 @@ int64_t outputOffset(const ReduceShape& shape, int64_t outer) {
   return offset;
 }
 
-void write(const Reduction& reduction, int64_t offset, int64_t stride, const RowState* states, int64_t stateStride, int64_t n) {
+void write(const Reduction& reduction, int64_t offset, int64_t stride, const RowState* states,
+           int64_t stateStride, int64_t n) {
   alignas(64) std::byte tile[kTile * 8];
   const auto store = tileTable().store[static_cast<int>(reduction.dtype)];
   const int64_t size = static_cast<int64_t>(sizeBytes(reduction.dtype));
@@ -59,15 +61,18 @@ int64_t piecesEnd(const ReduceSplit& split, int64_t reduced, int64_t piece) {
   return std::min(reduced, (piece + 1) * split.length);
 }
 
-/// Rows: a task is one piece of one output, or (where rows are short) some whole outputs. States lie [piece][output][reduce].
+/// Rows: a task is one piece of one output, or (where rows are short) some whole outputs. States lie
+/// [piece][output][reduce].
 void runRows(const FusedPlan& plan, const ReduceSplit& split, const KernelArgs& args) {
   const ReduceShape& shape = plan.reduce;
   const auto all = reductions(plan, args);
   const int64_t many = static_cast<int64_t>(all.size());
   RowState* scratch = reinterpret_cast<RowState*>(args.scratch);
-  const int64_t atOnce = split.pieces > 1 ? 1 : std::max<int64_t>(1, kTile / std::max<int64_t>(1, shape.reduced));
+  const int64_t atOnce =
+      split.pieces > 1 ? 1 : std::max<int64_t>(1, kTile / std::max<int64_t>(1, shape.reduced));
   const int64_t groups = (shape.outer - 1) / atOnce + 1;
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, std::min(split.length, shape.reduced) * atOnce));
+  const int64_t grain =
+      std::max<int64_t>(1, kGrain / std::max<int64_t>(1, std::min(split.length, shape.reduced) * atOnce));
   parallelFor(groups * split.pieces, grain, [&](int64_t begin, int64_t end) {
     TileEngine engine(plan, args);
     std::vector<RowState> local(static_cast<size_t>(atOnce * many));
@@ -81,9 +86,10 @@ void runRows(const FusedPlan& plan, const ReduceSplit& split, const KernelArgs& 
         if (shape.reduced > 0) engine.tile(first * shape.reduced, (first + outputs) * shape.reduced);
         for (int64_t k = 0; k < many && shape.reduced > 0; k++)
           for (int64_t o = 0; o < outputs; o++)
-            all[k].table->row(states + o * many + k,
-                              engine.value(all[k].value) + o * shape.reduced * static_cast<int64_t>(all[k].lane),
-                              shape.reduced, 0);
+            all[k].table->row(
+                states + o * many + k,
+                engine.value(all[k].value) + o * shape.reduced * static_cast<int64_t>(all[k].lane),
+                shape.reduced, 0);
       } else {
         const int64_t start = first * shape.reduced;
         const int64_t to = piecesEnd(split, shape.reduced, piece);
@@ -126,7 +132,9 @@ void runColumns(const FusedPlan& plan, const ReduceSplit& split, const KernelArg
     std::vector<RowState> local(split.pieces > 1 ? 0 : static_cast<size_t>(split.panel * many));
     std::vector<uint64_t> lanes(static_cast<size_t>(accumulators * many));
     std::vector<int32_t> indices(static_cast<size_t>(anyArg ? accumulators * many : 0));
-    const auto lane = [&](int64_t k) { return reinterpret_cast<std::byte*>(lanes.data() + k * accumulators); };
+    const auto lane = [&](int64_t k) {
+      return reinterpret_cast<std::byte*>(lanes.data() + k * accumulators);
+    };
     const auto index = [&](int64_t k) { return anyArg ? indices.data() + k * accumulators : nullptr; };
     for (int64_t task = begin; task < end; task++) {
       const int64_t piece = task % split.pieces, panel = task / split.pieces % split.panels;
@@ -156,8 +164,9 @@ void runColumns(const FusedPlan& plan, const ReduceSplit& split, const KernelArg
         for (int64_t c = 0; c < n;) {
           const int64_t tile = engine.tile(start + c, start + n);
           for (int64_t k = 0; k < many; k++)
-            all[k].table->column(lane(k) + c * static_cast<int64_t>(all[k].lane), anyArg ? index(k) + c : nullptr,
-                                 engine.value(all[k].value), tile, static_cast<int32_t>(r));
+            all[k].table->column(lane(k) + c * static_cast<int64_t>(all[k].lane),
+                                 anyArg ? index(k) + c : nullptr, engine.value(all[k].value), tile,
+                                 static_cast<int32_t>(r));
           c += tile;
         }
         if (++steps == kFlushRows) {
@@ -173,20 +182,23 @@ void runColumns(const FusedPlan& plan, const ReduceSplit& split, const KernelArg
     }
   });
   if (split.pieces == 1) return;
-  parallelFor(shape.outer * split.panels, std::max<int64_t>(1, 4096 / split.panel), [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; task++) {
-      const int64_t outer = task / split.panels, from = task % split.panels * split.panel;
-      const int64_t width = std::min(split.panel, shape.inner - from);
-      for (int64_t k = 0; k < many; k++) {
-        const auto states = [&](int64_t piece) {
-          return scratch + (piece * many + k) * outputs + outer * shape.inner + from;
-        };
-        for (int64_t piece = 1; piece < split.pieces; piece++)
-          for (int64_t i = 0; i < width; i++) all[k].table->combine(states(0) + i, states(piece) + i);
-        write(all[k], outputOffset(shape, outer) + from * shape.innerStride, shape.innerStride, states(0), 1, width);
-      }
-    }
-  });
+  parallelFor(shape.outer * split.panels, std::max<int64_t>(1, 4096 / split.panel),
+              [&](int64_t begin, int64_t end) {
+                for (int64_t task = begin; task < end; task++) {
+                  const int64_t outer = task / split.panels, from = task % split.panels * split.panel;
+                  const int64_t width = std::min(split.panel, shape.inner - from);
+                  for (int64_t k = 0; k < many; k++) {
+                    const auto states = [&](int64_t piece) {
+                      return scratch + (piece * many + k) * outputs + outer * shape.inner + from;
+                    };
+                    for (int64_t piece = 1; piece < split.pieces; piece++)
+                      for (int64_t i = 0; i < width; i++)
+                        all[k].table->combine(states(0) + i, states(piece) + i);
+                    write(all[k], outputOffset(shape, outer) + from * shape.innerStride, shape.innerStride,
+                          states(0), 1, width);
+                  }
+                }
+              });
 }
 
 }  // namespace
@@ -209,7 +221,8 @@ ReduceSplit splitReduce(const FusedPlan& plan) {
     split.pieces = (std::max<int64_t>(shape.reduced, 1) - 1) / split.length + 1;
   }
   if (split.pieces > 1)
-    split.scratchBytes = static_cast<size_t>(split.pieces * many * shape.outer * shape.inner) * sizeof(RowState);
+    split.scratchBytes =
+        static_cast<size_t>(split.pieces * many * shape.outer * shape.inner) * sizeof(RowState);
   return split;
 }
 

@@ -8,12 +8,22 @@ const char* name(ReduceKind kind) {
   return names[static_cast<int>(kind)];
 }
 
+std::string numbered(const char* prefix, size_t number) {
+  std::string text = prefix;
+  return text += std::to_string(number);
+}
+
 std::string number(const FusedSpec::Value& value) {
   std::string text;
   switch (value.lane) {
-    case Lane::f32: text = std::to_string(__builtin_bit_cast(float, static_cast<uint32_t>(value.bits))); break;
-    case Lane::f64: text = std::to_string(__builtin_bit_cast(double, value.bits)); break;
-    default: return std::to_string(static_cast<int64_t>(value.bits));
+    case Lane::f32:
+      text = std::to_string(__builtin_bit_cast(float, static_cast<uint32_t>(value.bits)));
+      break;
+    case Lane::f64:
+      text = std::to_string(__builtin_bit_cast(double, value.bits));
+      break;
+    default:
+      return std::to_string(static_cast<int64_t>(value.bits));
   }
   while (text.find('.') != std::string::npos && (text.back() == '0' || text.back() == '.')) {
     const bool point = text.back() == '.';
@@ -25,7 +35,8 @@ std::string number(const FusedSpec::Value& value) {
 
 class Text {
  public:
-  explicit Text(const FusedSpec& spec) : spec_(spec), uses_(spec.values.size(), 0), named_(spec.values.size(), false) {
+  explicit Text(const FusedSpec& spec)
+      : spec_(spec), uses_(spec.values.size(), 0), named_(spec.values.size(), false) {
     for (const auto& value : spec.values)
       for (int arg : value.args)
         if (arg >= 0) uses_[arg]++;
@@ -35,35 +46,47 @@ class Text {
     // A value of several uses gets a name, so that the text stays as long as the program.
     for (size_t i = 0; i < spec_.values.size(); i++) {
       const auto kind = spec_.values[i].kind;
-      if (uses_[i] < 2 || (kind != FusedSpec::Value::Kind::op && kind != FusedSpec::Value::Kind::cast)) continue;
+      if (uses_[i] < 2 || (kind != FusedSpec::Value::Kind::op && kind != FusedSpec::Value::Kind::cast))
+        continue;
       std::string body = expression(static_cast<int>(i));
       named_[i] = true;
-      add("t" + std::to_string(i) + " = " + body);
+      add(numbered("t", i) + " = " + body);
     }
-    for (const auto& store : spec_.stores) add("out" + std::to_string(store.write) + " = " + expression(store.value));
+    for (const auto& store : spec_.stores)
+      add(numbered("out", store.write) + " = " + expression(store.value));
     for (const auto& reduce : spec_.reduces)
-      add("out" + std::to_string(reduce.write) + " = " + name(reduce.kind) + "(" + expression(reduce.value) + ")");
+      add(numbered("out", reduce.write) + " = " + name(reduce.kind) + "(" + expression(reduce.value) + ")");
     return text_;
   }
 
  private:
-  void add(const std::string& statement) { text_ += (text_.empty() ? "" : "; ") + statement; }
+  void add(const std::string& statement) {
+    if (!text_.empty()) text_ += "; ";
+    text_ += statement;
+  }
 
   std::string expression(int index) const {
     using Kind = FusedSpec::Value::Kind;
     const auto& value = spec_.values[index];
-    if (named_[index]) return "t" + std::to_string(index);
-    const std::string key = "(in" + std::to_string(value.read) + ")";
+    if (named_[index]) return numbered("t", static_cast<size_t>(index));
+    const std::string key = numbered("(in", value.read) + ")";
     switch (value.kind) {
-      case Kind::constant: return number(value);
-      case Kind::load: return (value.pad.empty() ? "in" : "pad_in") + std::to_string(value.read);
-      case Kind::index: return "index";
-      case Kind::uniform: return "random_uniform" + key;
-      case Kind::normal: return "random_normal" + key;
-      default: break;
+      case Kind::constant:
+        return number(value);
+      case Kind::load:
+        return numbered(value.pad.empty() ? "in" : "pad_in", value.read);
+      case Kind::index:
+        return "index";
+      case Kind::uniform:
+        return "random_uniform" + key;
+      case Kind::normal:
+        return "random_normal" + key;
+      default:
+        break;
     }
     const char* lanes[kLanes] = {"float32", "float64", "int32", "int64", "uint8"};
-    std::string text = value.kind == Kind::cast ? lanes[static_cast<int>(value.lane)] : lazuli::name(value.op);
+    std::string text =
+        value.kind == Kind::cast ? lanes[static_cast<int>(value.lane)] : lazuli::name(value.op);
     const char* separator = "(";
     for (int arg : value.args) {
       if (arg < 0) continue;
@@ -88,8 +111,18 @@ const char* name(TileOp op) {
           LAZULI_TILE_UNARY_BOOL(LAZULI_TILE_TEXT) LAZULI_TILE_BINARY_A(LAZULI_TILE_TEXT)
               LAZULI_TILE_BINARY_F(LAZULI_TILE_TEXT) LAZULI_TILE_BINARY_BOOL(LAZULI_TILE_TEXT)
 #undef LAZULI_TILE_TEXT
-                  "where",    "gelu_erf",   "gelu_tanh", "gelu_erf_grad", "gelu_tanh_grad", "bool",
-      "bfloat16", "float16",    "mul_add",   "mul_sub",       "sub_mul",        "silu_mul"};
+                  "where",
+      "gelu_erf",
+      "gelu_tanh",
+      "gelu_erf_grad",
+      "gelu_tanh_grad",
+      "bool",
+      "bfloat16",
+      "float16",
+      "mul_add",
+      "mul_sub",
+      "sub_mul",
+      "silu_mul"};
   return names[static_cast<int>(op)];
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 
-// What each elementwise op computes, once: the CPU's vector loops (isa/tile_*.cpp) and CUDA's kernels are made from
-// these bodies. Included inside a namespace (isa.h) after scalar_math.h. Integers wrap and divide by zero to 0.
+// What each elementwise op computes, once: the CPU's vector loops (isa/tile_*.cpp) and CUDA's kernels are
+// made from these bodies. Included inside a namespace (isa.h) after scalar_math.h. Integers wrap and divide
+// by zero to 0.
 
 template <class T>
 struct Wrapping {
@@ -139,11 +140,11 @@ inline T minimum(T a, T b) {
   return (a < b) | (a != a) ? a : b;
 }
 
-#define LAZULI_ROUNDING(name, body)              \
-  template <class T>                             \
-  inline T name(T x) {                           \
+#define LAZULI_ROUNDING(name, body)               \
+  template <class T>                              \
+  inline T name(T x) {                            \
     if constexpr (kIsFloat<T>) return body##_(x); \
-    return x;                                    \
+    return x;                                     \
   }
 LAZULI_ROUNDING(floor, floor)
 LAZULI_ROUNDING(ceil, ceil)
@@ -173,9 +174,10 @@ inline T remainder(T a, T b) {
 template <class T>
 inline T floor_divide(T a, T b) {
   if constexpr (kIsFloat<T>) {
-    // (a - remainder) / b is near an integer, where a / b may round up to the next one.
-    const T quotient = rint_((a - remainder(a, b)) / b);
-    return (b == T(0)) | (quotient != quotient) ? floor_(a / b) : quotient;
+    // As torch.floor_divide: (a - fmod) / b is near an integer, where a / b may round up to the next one.
+    const T r = fmod_(a, b);
+    const T quotient = rint_((a - r) / b) - ((r != T(0)) & ((r < T(0)) != (b < T(0))) ? T(1) : T(0));
+    return b == T(0) ? a / b : quotient;
   } else {
     if (b == T(0)) return T(0);
     const T quotient = div(a, b);
@@ -195,10 +197,10 @@ inline T pow(T x, T y) {
   }
 }
 
-#define LAZULI_AS_MATH(name)  \
-  template <class T>          \
-  inline T name(T x) {        \
-    return name##_(x);        \
+#define LAZULI_AS_MATH(name) \
+  template <class T>         \
+  inline T name(T x) {       \
+    return name##_(x);       \
   }
 LAZULI_AS_MATH(exp)
 LAZULI_AS_MATH(exp2)

@@ -5,9 +5,9 @@
 
 namespace lazuli {
 
-// The tile interpreter's instruction set: vector loops over tiles of up to kTile elements that lie in L1. A tile holds one
-// of five lane types; bfloat16 and float16 become float32 on load and are rounded on store. One table per instruction
-// set, filled by isa/tile_*.cpp.
+// The tile interpreter's instruction set: vector loops over tiles of up to kTile elements that lie in L1. A
+// tile holds one of five lane types; bfloat16 and float16 become float32 on load and are rounded on store.
+// One table per instruction set, filled by isa/tile_*.cpp.
 
 inline constexpr int64_t kTile = 256;  // elements; 512 and more leave L1 to memory traffic and are slower
 
@@ -24,9 +24,10 @@ inline constexpr size_t laneBytes(Lane lane) { return kLaneBytes[static_cast<int
 
 // Names that are also IR ops map one to one (fuse_emit.cpp). A(numeric lanes), F(float lanes).
 #define LAZULI_TILE_UNARY_A(X) X(neg) X(abs) X(sign) X(square) X(relu) X(floor) X(ceil) X(round) X(trunc)
-#define LAZULI_TILE_UNARY_F(X)                                                                                    \
-  X(exp) X(exp2) X(expm1) X(log) X(log1p) X(log2) X(sqrt) X(rsqrt) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan)    \
-  X(sinh) X(cosh) X(tanh) X(sigmoid) X(erf) X(reciprocal) X(silu) X(softplus)
+#define LAZULI_TILE_UNARY_F(X)                                                                           \
+  X(exp)                                                                                                 \
+  X(exp2) X(expm1) X(log) X(log1p) X(log2) X(sqrt) X(rsqrt) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) \
+      X(sinh) X(cosh) X(tanh) X(sigmoid) X(erf) X(reciprocal) X(silu) X(softplus)
 #define LAZULI_TILE_UNARY_BOOL(X) X(logical_not) X(isnan) X(isinf) X(isfinite)
 #define LAZULI_TILE_BINARY_A(X) \
   X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(remainder) X(floor_divide)
@@ -36,19 +37,23 @@ inline constexpr size_t laneBytes(Lane lane) { return kLaneBytes[static_cast<int
 
 enum class TileOp : uint8_t {
 #define LAZULI_TILE_NAME(name) name,
-  LAZULI_TILE_UNARY_A(LAZULI_TILE_NAME)
-  LAZULI_TILE_UNARY_F(LAZULI_TILE_NAME)
-  LAZULI_TILE_UNARY_BOOL(LAZULI_TILE_NAME)
-  LAZULI_TILE_BINARY_A(LAZULI_TILE_NAME)
-  LAZULI_TILE_BINARY_F(LAZULI_TILE_NAME)
-  LAZULI_TILE_BINARY_BOOL(LAZULI_TILE_NAME)
+  LAZULI_TILE_UNARY_A(LAZULI_TILE_NAME) LAZULI_TILE_UNARY_F(LAZULI_TILE_NAME)
+      LAZULI_TILE_UNARY_BOOL(LAZULI_TILE_NAME) LAZULI_TILE_BINARY_A(LAZULI_TILE_NAME)
+          LAZULI_TILE_BINARY_F(LAZULI_TILE_NAME) LAZULI_TILE_BINARY_BOOL(LAZULI_TILE_NAME)
 #undef LAZULI_TILE_NAME
-  where,      // a: u8 condition, b, c
-  gelu_erf, gelu_tanh, gelu_erf_grad, gelu_tanh_grad,
-  to_bool,    // != 0
-  round_bf16, round_f16,  // to that type's values
+              where,  // a: u8 condition, b, c
+  gelu_erf,
+  gelu_tanh,
+  gelu_erf_grad,
+  gelu_tanh_grad,
+  to_bool,  // != 0
+  round_bf16,
+  round_f16,  // to that type's values
   // Pairs that one pass does: a * b + c, a * b - c, c - a * b, silu(a) * b.
-  mul_add, mul_sub, sub_mul, silu_mul,
+  mul_add,
+  mul_sub,
+  sub_mul,
+  silu_mul,
   count
 };
 inline constexpr int kTileOps = static_cast<int>(TileOp::count);
@@ -60,16 +65,16 @@ using TileFn = void (*)(void* out, const void* a, const void* b, const void* c, 
 enum class ReduceKind : uint8_t { sum, prod, max, min, argmax, argmin };
 inline constexpr int kReduceKinds = 6;
 
-/// What one output's reduction has seen so far: the accumulator of the lane's wide type (float64 for sums and products
-/// of floats, else the lane type) and, for argmax and argmin, where it was seen (-1: nothing yet).
+/// What one output's reduction has seen so far: the accumulator of the lane's wide type (float64 for sums and
+/// products of floats, else the lane type) and, for argmax and argmin, where it was seen (-1: nothing yet).
 struct alignas(16) RowState {
   unsigned char value[8];
   int64_t index;
 };
 
-/// Reductions of one kind and lane. Rows: elements of a tile reduce into one state. Columns: tile element i into accumulator
-/// i, which lies in two arrays: `lane` accumulators that take one row after another, and a wide state that these are
-/// flushed into after at most kFlushRows rows, so that float32 sums stay accurate.
+/// Reductions of one kind and lane. Rows: elements of a tile reduce into one state. Columns: tile element i
+/// into accumulator i, which lies in two arrays: `lane` accumulators that take one row after another, and a
+/// wide state that these are flushed into after at most kFlushRows rows, so that float32 sums stay accurate.
 struct ReduceTable {
   void (*init)(RowState* state);
   void (*row)(RowState* state, const void* tile, int64_t n, int64_t firstIndex);
@@ -88,18 +93,18 @@ struct RandomKey {
 };
 
 struct TileTable {
-  TileFn op[kTileOps][kLanes];      // by the operands' lane (where: of b and c); null: not for this lane
-  TileFn cast[kLanes][kLanes];      // from, to
+  TileFn op[kTileOps][kLanes];  // by the operands' lane (where: of b and c); null: not for this lane
+  TileFn cast[kLanes][kLanes];  // from, to
   /// n elements `stride` apart to a tile; 0 splats.
   void (*load[kDTypes])(void* out, const void* from, int64_t stride, int64_t n);
   /// A tile to n elements `stride` apart, rounded.
   void (*store[kDTypes])(void* to, int64_t stride, const void* tile, int64_t n);
   /// out[r * columns + c] = from[r * rowStride + c * columnStride]
-  void (*loadBlock[kDTypes])(void* out, const void* from, int64_t rowStride, int64_t columnStride, int64_t rows,
-                             int64_t columns);
+  void (*loadBlock[kDTypes])(void* out, const void* from, int64_t rowStride, int64_t columnStride,
+                             int64_t rows, int64_t columns);
   /// to[r * rowStride + c * columnStride] = tile[r * columns + c]
-  void (*storeBlock[kDTypes])(void* to, int64_t rowStride, int64_t columnStride, const void* tile, int64_t rows,
-                              int64_t columns);
+  void (*storeBlock[kDTypes])(void* to, int64_t rowStride, int64_t columnStride, const void* tile,
+                              int64_t rows, int64_t columns);
   /// int64 first + i * step
   void (*index)(void* out, int64_t first, int64_t step, int64_t n);
   /// float32 random values of elements first + i * step (docs/ir.md)

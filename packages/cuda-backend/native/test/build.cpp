@@ -17,11 +17,23 @@ ValueId ProgramBuilder::elementwise(Op op, const std::vector<ValueId>& operands,
   }
   DType dtype = type(operands.back()).dtype;
   switch (op) {
-    case Op::logical_not: case Op::isnan: case Op::isinf: case Op::isfinite: case Op::eq: case Op::ne: case Op::lt:
-    case Op::le: case Op::gt: case Op::ge: case Op::logical_and: case Op::logical_or: case Op::logical_xor:
+    case Op::logical_not:
+    case Op::isnan:
+    case Op::isinf:
+    case Op::isfinite:
+    case Op::eq:
+    case Op::ne:
+    case Op::lt:
+    case Op::le:
+    case Op::gt:
+    case Op::ge:
+    case Op::logical_and:
+    case Op::logical_or:
+    case Op::logical_xor:
       dtype = DType::boolean;
       break;
-    default: break;
+    default:
+      break;
   }
   return node(op, operands, {dtype, to}, std::move(attrs));
 }
@@ -50,7 +62,8 @@ ValueId ProgramBuilder::slice(ValueId x, const Dims& starts, const Dims& limits,
   return node(Op::slice, {x}, {type(x).dtype, to}, {starts, limits, steps});
 }
 
-ValueId ProgramBuilder::pad(ValueId x, const Dims& low, const Dims& high, const Dims& interior, double value) {
+ValueId ProgramBuilder::pad(ValueId x, const Dims& low, const Dims& high, const Dims& interior,
+                            double value) {
   Dims to = shape(x);
   for (size_t i = 0; i < to.size(); i++)
     to[i] = low[i] + to[i] + std::max<int64_t>(to[i] - 1, 0) * interior[i] + high[i];
@@ -65,7 +78,8 @@ ValueId ProgramBuilder::concat(const std::vector<ValueId>& pieces, int64_t dim) 
 }
 
 ValueId ProgramBuilder::matmul(ValueId a, ValueId b) {
-  return node(Op::dot_general, {a, b}, {type(a).dtype, {shape(a)[0], shape(b)[1]}}, {Dims{1}, Dims{0}, Dims{}, Dims{}});
+  return node(Op::dot_general, {a, b}, {type(a).dtype, {shape(a)[0], shape(b)[1]}},
+              {Dims{1}, Dims{0}, Dims{}, Dims{}});
 }
 
 std::vector<Array> runLowered(const Lowered& lowered, const std::vector<Array>& inputs, bool share) {
@@ -97,12 +111,14 @@ std::vector<Array> runLowered(const Lowered& lowered, const std::vector<Array>& 
       for (const auto& [write, read] : step.made.inPlace) {
         const ValueId from = step.reads[read];
         if (!share || write != w || taken[read] || home[value] >= 0 || lastRead[from] != s) continue;
-        if (home[from] < static_cast<int>(fixed) || lowered.values[from].bytes() != lowered.values[value].bytes())
+        if (home[from] < static_cast<int>(fixed) ||
+            lowered.values[from].bytes() != lowered.values[value].bytes())
           continue;
         home[value] = home[from];
         taken[read] = true;
       }
-      if (home[value] < 0) give(value, std::vector<std::byte>(lowered.values[value].bytes(), std::byte{0xa5}));
+      if (home[value] < 0)
+        give(value, std::vector<std::byte>(lowered.values[value].bytes(), std::byte{0xa5}));
     }
     for (ValueId read : step.reads) {
       EXPECT_GE(home[read], 0) << "read before it is written: " << read;
@@ -122,7 +138,8 @@ std::vector<Array> runLowered(const Lowered& lowered, const std::vector<Array>& 
   return outputs;
 }
 
-void expectReference(const Program& program, const std::vector<Array>& inputs, double tolerance, double scale) {
+void expectReference(const Program& program, const std::vector<Array>& inputs, double tolerance,
+                     double scale) {
   const std::vector<Array> expected = reference(program, inputs);
   for (bool fuse : {true, false}) {
     const Lowered lowered = lower(program, fuse);
@@ -134,10 +151,12 @@ void expectReference(const Program& program, const std::vector<Array>& inputs, d
         for (int64_t i = 0; i < expected[k].type.elements(); i++) {
           const double want = expected[k].at(i), got = actual[k].at(i);
           if (std::isnan(want) ? std::isnan(got) : want == got) continue;
-          const double allowed = isFloat(expected[k].type.dtype) ? tolerance * std::max(scale, std::abs(want)) : 0;
-          ASSERT_LE(std::abs(want - got), allowed) << "output " << k << " element " << i << ": " << got << ", not "
-                                                   << want << (fuse ? ", fused" : ", not fused") << "\n"
-                                                   << describe(lowered);
+          const double allowed =
+              isFloat(expected[k].type.dtype) ? tolerance * std::max(scale, std::abs(want)) : 0;
+          ASSERT_LE(std::abs(want - got), allowed)
+              << "output " << k << " element " << i << ": " << got << ", not " << want
+              << (fuse ? ", fused" : ", not fused") << "\n"
+              << describe(lowered);
         }
       }
     }

@@ -5,8 +5,8 @@
 
 namespace lazuli::test {
 
-/// Builds programs as decode() gives them. Inputs come before every node; broadcasting and result types are worked out for
-/// elementwise ops, given for the rest.
+/// Builds programs as decode() gives them. Inputs come before every node; broadcasting and result types are
+/// worked out for elementwise ops, given for the rest.
 class ProgramBuilder {
  public:
   Program program;
@@ -22,7 +22,8 @@ class ProgramBuilder {
     Node node{op, std::move(operands), {}, std::move(attrs)};
     for (size_t i = 0; i < results.size(); i++) {
       node.results.push_back(static_cast<ValueId>(program.values.size()));
-      program.values.push_back({results[i], static_cast<int32_t>(program.nodes.size()), static_cast<int32_t>(i)});
+      program.values.push_back(
+          {results[i], static_cast<int32_t>(program.nodes.size()), static_cast<int32_t>(i)});
     }
     program.nodes.push_back(node);
     return node.results;
@@ -48,8 +49,9 @@ class ProgramBuilder {
   }
   ValueId constant(const Array& array) {
     const auto* data = reinterpret_cast<const uint8_t*>(array.bytes.data());
-    return node(Op::constant, {}, array.type,
-                {array.type.shape, code(array.type.dtype), std::vector<uint8_t>(data, data + array.type.bytes())});
+    return node(
+        Op::constant, {}, array.type,
+        {array.type.shape, code(array.type.dtype), std::vector<uint8_t>(data, data + array.type.bytes())});
   }
   ValueId reduce(Op op, ValueId x, const Dims& dims, bool keepdim = false);
   ValueId reshape(ValueId x, Dims to) { return node(Op::reshape, {x}, {type(x).dtype, to}, {to}); }
@@ -64,8 +66,8 @@ class ProgramBuilder {
   static Attr code(DType dtype) { return static_cast<int64_t>(dtype); }
 };
 
-/// Runs the steps in order, every value in memory of its exact size; with `share`, results take over the memory of operands
-/// wherever a kernel says they may and nothing reads them later.
+/// Runs the steps in order, every value in memory of its exact size; with `share`, results take over the
+/// memory of operands wherever a kernel says they may and nothing reads them later.
 std::vector<Array> runLowered(const Lowered& lowered, const std::vector<Array>& inputs, bool share);
 
 /// Node by node, element by element, each result rounded to its dtype: what every lowering must give.

@@ -20,14 +20,16 @@ class Fuzzer {
       const DType dtype = chance(60) ? DType::f32 : static_cast<DType>(pick(0, kDTypes - 1));
       const Dims shape = randomShape();
       values_.push_back(builder_.input(dtype, shape));
-      arrays_.push_back(isFloat(dtype) ? Array::random(dtype, shape, random_())
-                                       : Array::indices(dtype, shape, dtype == DType::boolean ? 2 : 7, random_()));
+      arrays_.push_back(isFloat(dtype)
+                            ? Array::random(dtype, shape, random_())
+                            : Array::indices(dtype, shape, dtype == DType::boolean ? 2 : 7, random_()));
     }
     const int nodes = pick(1, 14);
     for (int i = 0; i < nodes; i++) step();
     const size_t outputs = static_cast<size_t>(pick(1, 3));
     for (size_t i = 0; i < outputs; i++)
-      builder_.output(i == 0 ? values_.back() : values_[static_cast<size_t>(pick(0, static_cast<int>(values_.size()) - 1))]);
+      builder_.output(i == 0 ? values_.back()
+                             : values_[static_cast<size_t>(pick(0, static_cast<int>(values_.size()) - 1))]);
     bool halves = false;
     for (const auto& value : builder_.program.values)
       halves |= value.type.dtype == DType::bf16 || value.type.dtype == DType::f16;
@@ -150,7 +152,8 @@ class Fuzzer {
         if (chance(30) && elements(to) < 5000) to.insert(to.begin(), pick(1, 3));
         return builder_.broadcast(x, to);
       }
-      default: return builder_.node(Op::detach, {x}, builder_.type(x));
+      default:
+        return builder_.node(Op::detach, {x}, builder_.type(x));
     }
   }
 
@@ -183,7 +186,8 @@ class Fuzzer {
     // A mean, so that values stay small.
     const ValueId sum = builder_.reduce(Op::sum, x, dims, chance(50));
     if (!isFloat(dtype)) return sum;
-    const double count = static_cast<double>(std::max<int64_t>(1, elements(shape(x)) / std::max<int64_t>(1, elements(shape(sum)))));
+    const double count = static_cast<double>(
+        std::max<int64_t>(1, elements(shape(x)) / std::max<int64_t>(1, elements(shape(sum)))));
     return builder_.elementwise(Op::mul, {sum, builder_.full(1 / count, dtype, {})});
   }
 
@@ -204,24 +208,29 @@ class Fuzzer {
     return builder_.concat(pieces, pick(0, rank(x) - 1));
   }
   ValueId flipped(ValueId x) {
-    return builder_.type(x).dtype == DType::boolean ? builder_.flip(x, {0}) : builder_.elementwise(Op::abs, {builder_.flip(x, {0})});
+    return builder_.type(x).dtype == DType::boolean ? builder_.flip(x, {0})
+                                                    : builder_.elementwise(Op::abs, {builder_.flip(x, {0})});
   }
 
   ValueId selected(ValueId x) {
     const ValueId other = partner(x);
-    const Dims to = shape(builder_.elementwise(builder_.type(x).dtype == DType::boolean ? Op::logical_or : Op::maximum, {x, other}));
+    const Dims to = shape(builder_.elementwise(
+        builder_.type(x).dtype == DType::boolean ? Op::logical_or : Op::maximum, {x, other}));
     if (to.empty()) return x;
     const ValueId where = builder_.iota(pick(0, static_cast<int>(to.size()) - 1), DType::i32, to);
-    const ValueId condition = builder_.elementwise(Op::lt, {where, builder_.full(pick(0, 6), DType::i32, {})});
+    const ValueId condition =
+        builder_.elementwise(Op::lt, {where, builder_.full(pick(0, 6), DType::i32, {})});
     return builder_.elementwise(Op::where, {condition, x, other});
   }
 
   ValueId source(DType dtype) {
     const Dims shape = randomShape();
     if (isFloat(dtype) && chance(60))
-      return builder_.random(chance(50) ? Op::random_uniform : Op::random_normal, key_, pick(0, 3), dtype, shape);
+      return builder_.random(chance(50) ? Op::random_uniform : Op::random_normal, key_, pick(0, 3), dtype,
+                             shape);
     if (shape.empty() || dtype == DType::boolean) return builder_.full(chance(50), dtype, shape);
-    return chance(50) ? builder_.iota(pick(0, static_cast<int>(shape.size()) - 1), isFloat(dtype) ? DType::f32 : DType::i64, shape)
+    return chance(50) ? builder_.iota(pick(0, static_cast<int>(shape.size()) - 1),
+                                      isFloat(dtype) ? DType::f32 : DType::i64, shape)
                       : builder_.full(pick(-2, 2), isFloat(dtype) ? dtype : DType::i32, shape);
   }
 

@@ -6,7 +6,8 @@ namespace {
 /// The labels' first words of the fused lowering.
 std::vector<std::string> steps(const Program& program, bool fuse = true) {
   std::vector<std::string> words;
-  for (const Step& step : lower(program, fuse).steps) words.push_back(step.made.label.substr(0, step.made.label.find(' ')));
+  for (const Step& step : lower(program, fuse).steps)
+    words.push_back(step.made.label.substr(0, step.made.label.find(' ')));
   return words;
 }
 using Words = std::vector<std::string>;
@@ -16,7 +17,8 @@ Array values(Dims shape, uint32_t seed) { return Array::random(DType::f32, std::
 TEST(Fuse, ChainIsOneKernel) {
   ProgramBuilder b;
   const ValueId x = b.input(DType::f32, {40, 30}), y = b.input(DType::f32, {30});
-  b.output(b.elementwise(Op::add, {b.elementwise(Op::mul, {b.elementwise(Op::silu, {x}), y}), b.full(2, DType::f32, {})}));
+  b.output(b.elementwise(
+      Op::add, {b.elementwise(Op::mul, {b.elementwise(Op::silu, {x}), y}), b.full(2, DType::f32, {})}));
   EXPECT_EQ(steps(b.program), Words{"fused"});
   EXPECT_EQ(steps(b.program, false).size(), 4u);
   expectReference(b.program, {values({40, 30}, 1), values({30}, 2)});
@@ -26,7 +28,8 @@ TEST(Fuse, SiblingsAndReductionsShareAPass) {
   // The gradients of silu(a) * b, and the sum of one of them over the rows.
   ProgramBuilder b;
   const Dims shape = {64, 48};
-  const ValueId a = b.input(DType::f32, shape), c = b.input(DType::f32, shape), g = b.input(DType::f32, shape);
+  const ValueId a = b.input(DType::f32, shape), c = b.input(DType::f32, shape),
+                g = b.input(DType::f32, shape);
   const ValueId da = b.elementwise(Op::silu_grad, {a, b.elementwise(Op::mul, {g, c})});
   const ValueId dc = b.elementwise(Op::mul, {b.elementwise(Op::silu, {a}), g});
   b.output(da);
@@ -48,7 +51,8 @@ TEST(Fuse, ReshapesAreNoBoundary) {
 TEST(Fuse, OneReaderThroughATransposeIsFused) {
   ProgramBuilder b;
   const ValueId x = b.input(DType::f32, {30, 40}), y = b.input(DType::f32, {40, 30});
-  b.output(b.elementwise(Op::add, {b.transpose(b.elementwise(Op::exp, {b.elementwise(Op::neg, {x})}), {1, 0}), y}));
+  b.output(b.elementwise(Op::add,
+                         {b.transpose(b.elementwise(Op::exp, {b.elementwise(Op::neg, {x})}), {1, 0}), y}));
   EXPECT_EQ(steps(b.program), Words{"fused"});
   expectReference(b.program, {values({30, 40}, 1), values({40, 30}, 2)});
 }
@@ -57,7 +61,8 @@ TEST(Fuse, WhatAReductionFeedsWaitsForIt) {
   // x - mean(x): the sum must be complete first.
   ProgramBuilder b;
   const ValueId x = b.input(DType::f32, {20, 50});
-  const ValueId mean = b.elementwise(Op::mul, {b.reduce(Op::sum, x, {1}, true), b.full(0.02, DType::f32, {})});
+  const ValueId mean =
+      b.elementwise(Op::mul, {b.reduce(Op::sum, x, {1}, true), b.full(0.02, DType::f32, {})});
   const ValueId centred = b.elementwise(Op::sub, {x, mean});
   b.output(b.reduce(Op::sum, b.elementwise(Op::square, {centred}), {1}));
   b.output(centred);
@@ -65,7 +70,8 @@ TEST(Fuse, WhatAReductionFeedsWaitsForIt) {
 }
 
 TEST(Fuse, NoCycleThroughAnotherKernel) {
-  // y = exp(x) is read by a matmul whose result meets y again: joining all three elementwise ops would be a cycle.
+  // y = exp(x) is read by a matmul whose result meets y again: joining all three elementwise ops would be a
+  // cycle.
   ProgramBuilder b;
   const ValueId x = b.input(DType::f32, {16, 16}), w = b.input(DType::f32, {16, 16});
   const ValueId y = b.elementwise(Op::exp, {x});
@@ -77,12 +83,13 @@ TEST(Fuse, NoCycleThroughAnotherKernel) {
 
 TEST(Fuse, MatmulTakesBiasActivationAndResidual) {
   ProgramBuilder b;
-  const ValueId x = b.input(DType::f32, {24, 16}), w = b.input(DType::f32, {16, 32}), bias = b.input(DType::f32, {32}),
-                r = b.input(DType::f32, {4, 6, 32});
+  const ValueId x = b.input(DType::f32, {24, 16}), w = b.input(DType::f32, {16, 32}),
+                bias = b.input(DType::f32, {32}), r = b.input(DType::f32, {4, 6, 32});
   const ValueId h = b.reshape(b.elementwise(Op::add, {b.matmul(x, w), bias}), {4, 6, 32});
   b.output(b.elementwise(Op::add, {b.elementwise(Op::gelu, {h}, {int64_t{1}}), r}));
   EXPECT_EQ(steps(b.program), Words{"matmul"});
-  expectReference(b.program, {values({24, 16}, 1), values({16, 32}, 2), values({32}, 3), values({4, 6, 32}, 4)}, 1e-4);
+  expectReference(b.program,
+                  {values({24, 16}, 1), values({16, 32}, 2), values({32}, 3), values({4, 6, 32}, 4)}, 1e-4);
 }
 
 TEST(Fuse, ProductsAccumulate) {
@@ -114,7 +121,8 @@ TEST(Fuse, PreActivationsThatAreReadStay) {
 TEST(Fuse, ConcatWritesItsPiecesInPlace) {
   ProgramBuilder b;
   const ValueId x = b.input(DType::f32, {5, 8}), y = b.input(DType::f32, {3, 5});
-  b.output(b.concat({b.elementwise(Op::exp, {x}), b.transpose(y, {1, 0}), b.slice(x, {0, 1}, {5, 6}, {1, 2})}, 1));
+  b.output(
+      b.concat({b.elementwise(Op::exp, {x}), b.transpose(y, {1, 0}), b.slice(x, {0, 1}, {5, 6}, {1, 2})}, 1));
   EXPECT_EQ(steps(b.program), Words{"concat"});
   expectReference(b.program, {values({5, 8}, 1), values({3, 5}, 2)});
 }

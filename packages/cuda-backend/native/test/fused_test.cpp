@@ -11,11 +11,16 @@ constexpr DType kAll[] = {DType::f32, DType::f64, DType::bf16, DType::f16, DType
 /// Half a unit in the last place and the error of what it was computed in.
 double rounding(DType dtype) {
   switch (dtype) {
-    case DType::f32: return 4e-7;
-    case DType::f64: return 1e-14;
-    case DType::bf16: return 0.00391;
-    case DType::f16: return 0.00049;
-    default: return 0;
+    case DType::f32:
+      return 4e-7;
+    case DType::f64:
+      return 1e-14;
+    case DType::bf16:
+      return 0.00391;
+    case DType::f16:
+      return 0.00049;
+    default:
+      return 0;
   }
 }
 
@@ -29,15 +34,18 @@ void expectUnary(Op op, DType dtype, const Array& x, std::vector<Attr> attrs = {
 TEST(Fused, UnaryOps) {
   for (DType dtype : kFloats) {
     const auto range = [&](double low, double high) {
-      return Array::of(dtype, {1003}, [=](int64_t i) { return low + (high - low) * static_cast<double>(i) / 1002; });
+      return Array::of(dtype, {1003},
+                       [=](int64_t i) { return low + (high - low) * static_cast<double>(i) / 1002; });
     };
-    for (Op op : {Op::neg, Op::abs, Op::sign, Op::square, Op::relu, Op::floor, Op::ceil, Op::round, Op::trunc, Op::exp,
-                  Op::exp2, Op::expm1, Op::sinh, Op::cosh, Op::tanh, Op::sigmoid, Op::erf, Op::atan, Op::softplus,
-                  Op::silu, Op::logical_not, Op::isnan, Op::isinf, Op::isfinite})
+    for (Op op :
+         {Op::neg,   Op::abs,  Op::sign,     Op::square, Op::relu,        Op::floor, Op::ceil,  Op::round,
+          Op::trunc, Op::exp,  Op::exp2,     Op::expm1,  Op::sinh,        Op::cosh,  Op::tanh,  Op::sigmoid,
+          Op::erf,   Op::atan, Op::softplus, Op::silu,   Op::logical_not, Op::isnan, Op::isinf, Op::isfinite})
       expectUnary(op, dtype, range(-10, 10));
     for (Op op : {Op::sin, Op::cos}) expectUnary(op, dtype, range(-30, 30), {}, 0.01);
     expectUnary(Op::tan, dtype, range(-1.5, 1.5));
-    for (Op op : {Op::log, Op::log2, Op::sqrt, Op::rsqrt, Op::reciprocal}) expectUnary(op, dtype, range(0.01, 40));
+    for (Op op : {Op::log, Op::log2, Op::sqrt, Op::rsqrt, Op::reciprocal})
+      expectUnary(op, dtype, range(0.01, 40));
     expectUnary(Op::log1p, dtype, range(-0.9, 40));
     for (Op op : {Op::asin, Op::acos}) expectUnary(op, dtype, range(-1, 1), {}, 0.01);
     // Far below zero 1 + erf cancels: small beside x.
@@ -45,7 +53,8 @@ TEST(Fused, UnaryOps) {
   }
   for (DType dtype : {DType::i32, DType::i64, DType::u8}) {
     const Array x = Array::of(dtype, {300}, [](int64_t i) { return static_cast<double>(i % 11); });
-    for (Op op : {Op::neg, Op::abs, Op::sign, Op::square, Op::relu, Op::floor, Op::ceil, Op::round, Op::trunc, Op::logical_not})
+    for (Op op : {Op::neg, Op::abs, Op::sign, Op::square, Op::relu, Op::floor, Op::ceil, Op::round, Op::trunc,
+                  Op::logical_not})
       expectUnary(op, dtype, x);
   }
 }
@@ -53,9 +62,9 @@ TEST(Fused, UnaryOps) {
 TEST(Fused, UnaryOpsAtTheEdges) {
   const double inf = INFINITY, nan = std::nan("");
   const Array x = Array::list(DType::f32, {9}, {inf, -inf, nan, 0.0, 1e-42, -1e-42, 3e38, -3e38, 88.72});
-  for (Op op : {Op::neg, Op::abs, Op::relu, Op::floor, Op::ceil, Op::round, Op::trunc, Op::exp, Op::tanh, Op::sigmoid,
-                Op::erf, Op::atan, Op::isnan, Op::isinf, Op::isfinite, Op::log, Op::log2, Op::log1p, Op::expm1, Op::sqrt,
-                Op::softplus})
+  for (Op op : {Op::neg,      Op::abs,  Op::relu,    Op::floor, Op::ceil,  Op::round, Op::trunc,
+                Op::exp,      Op::tanh, Op::sigmoid, Op::erf,   Op::atan,  Op::isnan, Op::isinf,
+                Op::isfinite, Op::log,  Op::log2,    Op::log1p, Op::expm1, Op::sqrt,  Op::softplus})
     expectUnary(op, DType::f32, x, {}, 1e-38);
 }
 
@@ -65,9 +74,10 @@ TEST(Fused, BinaryOps) {
     const auto values = [&](uint32_t seed) {
       return floating ? Array::random(dtype, {7, 50}, seed) : Array::indices(dtype, {7, 50}, 9, seed);
     };
-    for (Op op : {Op::add, Op::sub, Op::mul, Op::div, Op::maximum, Op::minimum, Op::remainder, Op::floor_divide, Op::eq,
-                  Op::ne, Op::lt, Op::le, Op::gt, Op::ge, Op::logical_and, Op::logical_or, Op::logical_xor, Op::atan2,
-                  Op::silu_grad, Op::gelu_grad}) {
+    for (Op op : {Op::add,        Op::sub,         Op::mul,          Op::div,       Op::maximum,
+                  Op::minimum,    Op::remainder,   Op::floor_divide, Op::eq,        Op::ne,
+                  Op::lt,         Op::le,          Op::gt,           Op::ge,        Op::logical_and,
+                  Op::logical_or, Op::logical_xor, Op::atan2,        Op::silu_grad, Op::gelu_grad}) {
       const bool floatOnly = op == Op::atan2 || op == Op::silu_grad || op == Op::gelu_grad;
       if (floatOnly && !floating) continue;
       SCOPED_TRACE(std::string(info(op).name) + " " + name(dtype));
@@ -92,19 +102,24 @@ TEST(Fused, IntegersWrapAndDivideByZeroToZero) {
   builder.output(builder.elementwise(Op::neg, {a}));
   builder.output(builder.elementwise(Op::abs, {a}));
   const std::vector<double> low = {-2147483648.0, 7, -7, 2147483647, -7};
-  const std::vector<Array> actual = runLowered(
-      lower(builder.program, true), {Array::list(DType::i32, {5}, low), Array::list(DType::i32, {5}, {-1, 0, 2, 2, -2})}, false);
-  const std::vector<std::vector<double>> expected = {
-      {2147483647, 7, -5, -2147483647, -9}, {-2147483647, 7, -9, 2147483645, -5},
-      {-2147483648.0, 0, -14, -2, 14},      {-2147483648.0, 0, -3, 1073741823, 3},
-      {0, 0, 1, 1, -1},                     {-2147483648.0, 0, -4, 1073741823, 3},
-      {-2147483648.0, -7, 7, -2147483647, 7}, {-2147483648.0, 7, 7, 2147483647, 7}};
+  const std::vector<Array> actual =
+      runLowered(lower(builder.program, true),
+                 {Array::list(DType::i32, {5}, low), Array::list(DType::i32, {5}, {-1, 0, 2, 2, -2})}, false);
+  const std::vector<std::vector<double>> expected = {{2147483647, 7, -5, -2147483647, -9},
+                                                     {-2147483647, 7, -9, 2147483645, -5},
+                                                     {-2147483648.0, 0, -14, -2, 14},
+                                                     {-2147483648.0, 0, -3, 1073741823, 3},
+                                                     {0, 0, 1, 1, -1},
+                                                     {-2147483648.0, 0, -4, 1073741823, 3},
+                                                     {-2147483648.0, -7, 7, -2147483647, 7},
+                                                     {-2147483648.0, 7, 7, 2147483647, 7}};
   for (size_t k = 0; k < expected.size(); k++) EXPECT_EQ(actual[k].values(), expected[k]) << k;
 }
 
 TEST(Fused, Powers) {
   const double inf = INFINITY, nan = std::nan("");
-  const std::vector<double> numbers = {0.0, -0.0, 1, -1, 2, -2, 0.5, -0.5, 3, 1e-3, 1e20, 1e-20, inf, -inf, nan, 2.5, -3};
+  const std::vector<double> numbers = {0.0,  -0.0, 1,     -1,  2,    -2,  0.5, -0.5, 3,
+                                       1e-3, 1e20, 1e-20, inf, -inf, nan, 2.5, -3};
   const int64_t n = static_cast<int64_t>(numbers.size());
   for (DType dtype : {DType::f32, DType::f64}) {
     ProgramBuilder builder;
@@ -112,13 +127,15 @@ TEST(Fused, Powers) {
     builder.output(builder.elementwise(Op::pow, {x, y}));
     for (double exponent : {1.0, 2.0, 3.0, -1.0, 0.5})
       builder.output(builder.elementwise(Op::pow, {x, builder.full(exponent, dtype, {})}));
-    expectReference(builder.program, {Array::list(dtype, {n, 1}, numbers), Array::list(dtype, {n}, numbers)}, rounding(dtype), 1e-37);
+    expectReference(builder.program, {Array::list(dtype, {n, 1}, numbers), Array::list(dtype, {n}, numbers)},
+                    rounding(dtype), 1e-37);
   }
 }
 
 TEST(Fused, MaximumAndReductionsKeepNaN) {
   const double nan = std::nan("");
-  const Array a = Array::list(DType::f32, {2, 4}, {1, nan, 3, 3, 5, 5, -1, 2}), b = Array::list(DType::f32, {2, 4}, {nan, 0, 4, 2, 1, 9, nan, 2});
+  const Array a = Array::list(DType::f32, {2, 4}, {1, nan, 3, 3, 5, 5, -1, 2}),
+              b = Array::list(DType::f32, {2, 4}, {nan, 0, 4, 2, 1, 9, nan, 2});
   ProgramBuilder builder;
   const ValueId x = builder.input(DType::f32, {2, 4}), y = builder.input(DType::f32, {2, 4});
   builder.output(builder.elementwise(Op::maximum, {x, y}));
@@ -135,13 +152,15 @@ TEST(Fused, CastsBetweenAllDtypes) {
       ProgramBuilder builder;
       builder.output(builder.cast(builder.input(from, {777}), static_cast<DType>(to)));
       const bool byte = to == static_cast<uint32_t>(DType::u8);
-      const Array x = Array::of(from, {777}, [&](int64_t i) { return (static_cast<double>(i % 97) - (byte ? 0 : 48)) * 0.75; });
+      const Array x = Array::of(
+          from, {777}, [&](int64_t i) { return (static_cast<double>(i % 97) - (byte ? 0 : 48)) * 0.75; });
       expectReference(builder.program, {x}, 0, 1);
     }
 }
 
 TEST(Fused, ReductionsOfEveryDtypeAndPlace) {
-  const std::vector<Dims> shapes = {{5, 7}, {300, 3}, {3, 300}, {2, 129, 5}, {4, 3, 2, 6}, {1, 1}, {700}, {2, 3, 257}};
+  const std::vector<Dims> shapes = {{5, 7},       {300, 3}, {3, 300}, {2, 129, 5},
+                                    {4, 3, 2, 6}, {1, 1},   {700},    {2, 3, 257}};
   for (DType dtype : kAll) {
     for (const Dims& shape : shapes) {
       const Array x = isFloat(dtype) ? Array::random(dtype, shape, 3) : Array::indices(dtype, shape, 5, 3);
@@ -177,7 +196,8 @@ TEST(Fused, LongSumsStayAccurate) {
   for (const Dims& shape : shapes) {
     ProgramBuilder builder;
     const ValueId x = builder.full(0.1, DType::f32, shape);
-    const ValueId sum = builder.reduce(Op::sum, builder.elementwise(Op::mul, {x, builder.full(1, DType::f32, {})}), {0});
+    const ValueId sum =
+        builder.reduce(Op::sum, builder.elementwise(Op::mul, {x, builder.full(1, DType::f32, {})}), {0});
     builder.output(sum);
     const std::vector<Array> actual = runLowered(lower(builder.program, true), {}, false);
     const double expected = static_cast<double>(0.1f) * static_cast<double>(shape[0]);
@@ -234,7 +254,8 @@ TEST(Fused, TransposesOfEveryElementSize) {
         return isFloat(dtype) ? Array::random(dtype, of, seed) : Array::indices(dtype, of, 100, seed);
       };
       SCOPED_TRACE(std::string(name(dtype)) + format(shape));
-      ASSERT_NO_FATAL_FAILURE(expectReference(builder.program, {values(shape, 1), values({shape[1], shape[0]}, 2)}, 0));
+      ASSERT_NO_FATAL_FAILURE(
+          expectReference(builder.program, {values(shape, 1), values({shape[1], shape[0]}, 2)}, 0));
     }
 }
 

@@ -8,83 +8,142 @@ namespace {
 
 double wrapped(double value, DType dtype) {
   switch (dtype) {
-    case DType::i32: return static_cast<double>(static_cast<int32_t>(static_cast<uint32_t>(static_cast<int64_t>(value))));
-    case DType::u8: return static_cast<double>(static_cast<uint8_t>(static_cast<int64_t>(value)));
-    case DType::boolean: return value != 0;
-    default: return value;
+    case DType::i32:
+      return static_cast<double>(static_cast<int32_t>(static_cast<uint32_t>(static_cast<int64_t>(value))));
+    case DType::u8:
+      return static_cast<double>(static_cast<uint8_t>(static_cast<int64_t>(value)));
+    case DType::boolean:
+      return value != 0;
+    default:
+      return value;
   }
 }
 
 double unary(Op op, double x, bool floating, bool approximate) {
   switch (op) {
-    case Op::neg: return -x;
-    case Op::abs: return std::abs(x);
-    case Op::sign: return (x > 0) - (x < 0);
-    case Op::exp: return std::exp(x);
-    case Op::exp2: return std::exp2(x);
-    case Op::expm1: return std::expm1(x);
-    case Op::log: return std::log(x);
-    case Op::log1p: return std::log1p(x);
-    case Op::log2: return std::log2(x);
-    case Op::sqrt: return std::sqrt(x);
-    case Op::rsqrt: return 1 / std::sqrt(x);
-    case Op::sin: return std::sin(x);
-    case Op::cos: return std::cos(x);
-    case Op::tan: return std::tan(x);
-    case Op::asin: return std::asin(x);
-    case Op::acos: return std::acos(x);
-    case Op::atan: return std::atan(x);
-    case Op::sinh: return std::sinh(x);
-    case Op::cosh: return std::cosh(x);
-    case Op::tanh: return std::tanh(x);
-    case Op::sigmoid: return 1 / (1 + std::exp(-x));
-    case Op::erf: return std::erf(x);
-    case Op::reciprocal: return 1 / x;
-    case Op::square: return x * x;
-    case Op::floor: return std::floor(x);
-    case Op::ceil: return std::ceil(x);
-    case Op::round: return std::nearbyint(x);
-    case Op::trunc: return std::trunc(x);
-    case Op::relu: return x < 0 ? 0 : x;
-    case Op::silu: return x / (1 + std::exp(-x));
-    case Op::softplus: return std::log1p(std::exp(-std::abs(x))) + std::max(x, 0.0);
+    case Op::neg:
+      return -x;
+    case Op::abs:
+      return std::abs(x);
+    case Op::sign:
+      return (x > 0) - (x < 0);
+    case Op::exp:
+      return std::exp(x);
+    case Op::exp2:
+      return std::exp2(x);
+    case Op::expm1:
+      return std::expm1(x);
+    case Op::log:
+      return std::log(x);
+    case Op::log1p:
+      return std::log1p(x);
+    case Op::log2:
+      return std::log2(x);
+    case Op::sqrt:
+      return std::sqrt(x);
+    case Op::rsqrt:
+      return 1 / std::sqrt(x);
+    case Op::sin:
+      return std::sin(x);
+    case Op::cos:
+      return std::cos(x);
+    case Op::tan:
+      return std::tan(x);
+    case Op::asin:
+      return std::asin(x);
+    case Op::acos:
+      return std::acos(x);
+    case Op::atan:
+      return std::atan(x);
+    case Op::sinh:
+      return std::sinh(x);
+    case Op::cosh:
+      return std::cosh(x);
+    case Op::tanh:
+      return std::tanh(x);
+    case Op::sigmoid:
+      return 1 / (1 + std::exp(-x));
+    case Op::erf:
+      return std::erf(x);
+    case Op::reciprocal:
+      return 1 / x;
+    case Op::square:
+      return x * x;
+    case Op::floor:
+      return std::floor(x);
+    case Op::ceil:
+      return std::ceil(x);
+    case Op::round:
+      return std::nearbyint(x);
+    case Op::trunc:
+      return std::trunc(x);
+    case Op::relu:
+      return x < 0 ? 0 : x;
+    case Op::silu:
+      return x / (1 + std::exp(-x));
+    case Op::softplus:
+      return std::log1p(std::exp(-std::abs(x))) + std::max(x, 0.0);
     case Op::gelu:
       return approximate ? x / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)))
                          : x / 2 * (1 + std::erf(x / std::sqrt(2.0)));
-    case Op::logical_not: return x == 0;
-    case Op::isnan: return std::isnan(x);
-    case Op::isinf: return std::isinf(x);
-    case Op::isfinite: return std::isfinite(x);
-    case Op::cast: return floating ? x : std::trunc(x);
-    default: throw ProgramError(std::string("no reference for ") + info(op).name);
+    case Op::logical_not:
+      return x == 0;
+    case Op::isnan:
+      return std::isnan(x);
+    case Op::isinf:
+      return std::isinf(x);
+    case Op::isfinite:
+      return std::isfinite(x);
+    case Op::cast:
+      return floating ? x : std::trunc(x);
+    default:
+      throw ProgramError(std::string("no reference for ") + info(op).name);
   }
 }
 
 double binary(Op op, double a, double b, bool floating, bool approximate) {
   switch (op) {
-    case Op::add: return a + b;
-    case Op::sub: return a - b;
-    case Op::mul: return a * b;
-    case Op::div: return floating ? a / b : b == 0 ? 0 : std::trunc(a / b);
-    case Op::pow: return std::pow(a, b);
-    case Op::maximum: return std::isnan(a) || a > b ? a : b;
-    case Op::minimum: return std::isnan(a) || a < b ? a : b;
+    case Op::add:
+      return a + b;
+    case Op::sub:
+      return a - b;
+    case Op::mul:
+      return a * b;
+    case Op::div:
+      return floating ? a / b : b == 0 ? 0 : std::trunc(a / b);
+    case Op::pow:
+      return std::pow(a, b);
+    case Op::maximum:
+      return std::isnan(a) || a > b ? a : b;
+    case Op::minimum:
+      return std::isnan(a) || a < b ? a : b;
     case Op::remainder: {
       if (!floating && b == 0) return 0;
       const double r = std::fmod(a, b);
       return r != 0 && (r < 0) != (b < 0) ? r + b : r;
     }
-    case Op::floor_divide: return !floating && b == 0 ? 0 : std::floor(a / b);
-    case Op::atan2: return std::atan2(a, b);
-    case Op::eq: return a == b;
-    case Op::ne: return a != b;
-    case Op::lt: return a < b;
-    case Op::le: return a <= b;
-    case Op::gt: return a > b;
-    case Op::ge: return a >= b;
-    case Op::logical_and: return a != 0 && b != 0;
-    case Op::logical_or: return a != 0 || b != 0;
-    case Op::logical_xor: return (a != 0) != (b != 0);
+    case Op::floor_divide:
+      return !floating && b == 0 ? 0 : std::floor(a / b);
+    case Op::atan2:
+      return std::atan2(a, b);
+    case Op::eq:
+      return a == b;
+    case Op::ne:
+      return a != b;
+    case Op::lt:
+      return a < b;
+    case Op::le:
+      return a <= b;
+    case Op::gt:
+      return a > b;
+    case Op::ge:
+      return a >= b;
+    case Op::logical_and:
+      return a != 0 && b != 0;
+    case Op::logical_or:
+      return a != 0 || b != 0;
+    case Op::logical_xor:
+      return (a != 0) != (b != 0);
     case Op::silu_grad: {
       const double s = 1 / (1 + std::exp(-a));
       return b * s * (1 + a * (1 - s));
@@ -95,7 +154,8 @@ double binary(Op op, double a, double b, bool floating, bool approximate) {
       const double c = std::sqrt(2 / M_PI), t = std::tanh(c * (a + 0.044715 * a * a * a));
       return b * ((1 + t) / 2 + a / 2 * (1 - t * t) * c * (1 + 3 * 0.044715 * a * a));
     }
-    default: throw ProgramError(std::string("no reference for ") + info(op).name);
+    default:
+      throw ProgramError(std::string("no reference for ") + info(op).name);
   }
 }
 
@@ -164,10 +224,13 @@ double reduced(Op op, const Node&, const std::vector<double>& values, DType dtyp
     if (std::isnan(values[i]) || (more ? values[i] > values[best] : values[i] < values[best])) best = i;
   }
   switch (op) {
-    case Op::sum: return sum;
-    case Op::prod: return product;
+    case Op::sum:
+      return sum;
+    case Op::prod:
+      return product;
     case Op::argmax:
-    case Op::argmin: return static_cast<double>(best);
+    case Op::argmin:
+      return static_cast<double>(best);
     default:
       if (!values.empty()) return values[best];
       return floating ? (op == Op::max ? -INFINITY : INFINITY) : 0;
@@ -208,7 +271,8 @@ class Evaluator {
 
   template <class Body>
   void each(Tensor& out, Body&& body) {
-    for (int64_t i = 0; i < out.type.elements(); i++) out.data[static_cast<size_t>(i)] = body(indexOf(i, out.type.shape), i);
+    for (int64_t i = 0; i < out.type.elements(); i++)
+      out.data[static_cast<size_t>(i)] = body(indexOf(i, out.type.shape), i);
   }
 
   void compute(const Node& node, Tensor& out) {
@@ -221,9 +285,12 @@ class Evaluator {
       return x.data[static_cast<size_t>(elementOf(index, x.type.shape))];
     };
     switch (node.op) {
-      case Op::full: return each(out, [&](const Dims&, int64_t) { return node.number(0); });
+      case Op::full:
+        return each(out, [&](const Dims&, int64_t) { return node.number(0); });
       case Op::iota:
-        return each(out, [&](const Dims& index, int64_t) { return static_cast<double>(index[static_cast<size_t>(node.integer(0))]); });
+        return each(out, [&](const Dims& index, int64_t) {
+          return static_cast<double>(index[static_cast<size_t>(node.integer(0))]);
+        });
       case Op::random_uniform:
       case Op::random_normal:
         return each(out, [&](const Dims&, int64_t i) {
@@ -236,7 +303,9 @@ class Evaluator {
         return;
       }
       case Op::detach:
-      case Op::reshape: out.data = operand(node, 0).data; return;
+      case Op::reshape:
+        out.data = operand(node, 0).data;
+        return;
       case Op::broadcast_to:
         return each(out, [&](const Dims& index, int64_t) { return broadcastAt(operand(node, 0), index); });
       case Op::transpose:
@@ -262,7 +331,8 @@ class Evaluator {
         return each(out, [&](Dims index, int64_t) {
           for (size_t i = 0; i < index.size(); i++) {
             const int64_t step = node.ints(2)[i] + 1, from = index[i] - node.ints(0)[i];
-            if (from < 0 || from % step != 0 || from / step >= operand(node, 0).type.shape[i]) return node.number(3);
+            if (from < 0 || from % step != 0 || from / step >= operand(node, 0).type.shape[i])
+              return node.number(3);
             index[i] = from / step;
           }
           return at(0, index);
@@ -275,7 +345,8 @@ class Evaluator {
             i -= operand(node, k).type.shape[static_cast<size_t>(node.integer(0))];
           return at(k, index);
         });
-      default: throw ProgramError(std::string("no reference for ") + info(node.op).name);
+      default:
+        throw ProgramError(std::string("no reference for ") + info(node.op).name);
     }
   }
 
@@ -316,7 +387,8 @@ class Evaluator {
     each(out, [&](const Dims& index, int64_t) {
       double sum = 0;
       for (int64_t k = 0; k < depth; k++)
-        sum += a.data[static_cast<size_t>(index[0] * depth + k)] * b.data[static_cast<size_t>(k * columns + index[1])];
+        sum += a.data[static_cast<size_t>(index[0] * depth + k)] *
+               b.data[static_cast<size_t>(k * columns + index[1])];
       return sum;
     });
   }

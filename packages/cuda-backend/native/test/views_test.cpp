@@ -64,7 +64,8 @@ TEST(Views, ReshapeOfBroadcastsAndOnes) {
 }
 
 TEST(Views, StepsCompose) {
-  const ViewSteps steps = {transposed({3, 2}, {1, 0}), {Kind::slice, {1, 2}, {2, 0}, {1, 1}}, broadcastTo({4, 1, 2})};
+  const ViewSteps steps = {
+      transposed({3, 2}, {1, 0}), {Kind::slice, {1, 2}, {2, 0}, {1, 1}}, broadcastTo({4, 1, 2})};
   const auto layout = viewed(steps, dense({2, 3}));
   ASSERT_TRUE(layout);
   EXPECT_EQ(layout->offset, 2);

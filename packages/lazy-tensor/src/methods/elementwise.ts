@@ -14,9 +14,11 @@ function scalarDtype(dtype: DType, value: number | boolean): DType {
   return dtype === "bool" ? "int32" : dtype;
 }
 
-export const castNode = (node: Node, dtype: DType): Node => (node.dtype === dtype ? node : ops.cast([node], { dtype }));
+export const castNode = (node: Node, dtype: DType): Node =>
+  node.dtype === dtype ? node : ops.cast([node], { dtype });
 
-const scalarNode = (value: number | boolean, dtype: DType): Node => ops.full([], { value: Number(value), shape: [], dtype });
+const scalarNode = (value: number | boolean, dtype: DType): Node =>
+  ops.full([], { value: Number(value), shape: [], dtype });
 
 /** Both operands as nodes of one dtype. */
 export function operands(a: Tensor, b: Operand): [Node, Node] {
@@ -29,28 +31,64 @@ export function operands(a: Tensor, b: Operand): [Node, Node] {
 }
 
 /** As a float: integers and bool become float32. As torch's unary float functions. */
-const asFloat = (tensor: Tensor): Node => (isFloat(tensor.dtype) ? tensor.node : ops.cast([tensor.node], { dtype: "float32" }));
+const asFloat = (tensor: Tensor): Node =>
+  isFloat(tensor.dtype) ? tensor.node : ops.cast([tensor.node], { dtype: "float32" });
 
 const floatUnary = [
-  "exp", "exp2", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
-  "tanh", "sigmoid", "erf", "reciprocal", "silu", "softplus",
+  "exp",
+  "exp2",
+  "expm1",
+  "log",
+  "log1p",
+  "log2",
+  "sqrt",
+  "rsqrt",
+  "sin",
+  "cos",
+  "tan",
+  "asin",
+  "acos",
+  "atan",
+  "sinh",
+  "cosh",
+  "tanh",
+  "sigmoid",
+  "erf",
+  "reciprocal",
+  "silu",
+  "softplus",
 ] as const;
 const anyUnary = ["neg", "abs", "sign", "square", "floor", "ceil", "round", "trunc", "relu"] as const;
 const testUnary = { isnan: "isnan", isinf: "isinf", isfinite: "isfinite" } as const;
-const arithmetic = { add: "add", sub: "sub", mul: "mul", pow: "pow", maximum: "maximum", minimum: "minimum", remainder: "remainder", floorDivide: "floor_divide" } as const;
+const arithmetic = {
+  add: "add",
+  sub: "sub",
+  mul: "mul",
+  pow: "pow",
+  maximum: "maximum",
+  minimum: "minimum",
+  remainder: "remainder",
+  floorDivide: "floor_divide",
+} as const;
 const floatBinary = { div: "div", atan2: "atan2" } as const;
 const comparison = { eq: "eq", ne: "ne", lt: "lt", le: "le", gt: "gt", ge: "ge" } as const;
 const logical = { logicalAnd: "logical_and", logicalOr: "logical_or", logicalXor: "logical_xor" } as const;
 const inPlace = { add_: "add", sub_: "sub", mul_: "mul" } as const;
 
 type Unary = (typeof floatUnary)[number] | (typeof anyUnary)[number] | keyof typeof testUnary;
-type Binary = keyof typeof arithmetic | keyof typeof floatBinary | keyof typeof comparison | keyof typeof logical;
+type Binary =
+  | keyof typeof arithmetic
+  | keyof typeof floatBinary
+  | keyof typeof comparison
+  | keyof typeof logical;
 
 /**
  * Elementwise methods, each as the torch function of its name. Operands broadcast as in NumPy and meet in their promoted
  * dtype; a shape that does not broadcast throws ShapeError at the call.
  */
-export type ElementwiseMethods = { [N in Unary]: () => Tensor } & { [N in Binary]: (other: Operand) => Tensor } & {
+export type ElementwiseMethods = { [N in Unary]: () => Tensor } & {
+  [N in Binary]: (other: Operand) => Tensor;
+} & {
   [N in keyof typeof inPlace]: (other: Operand) => Tensor;
 } & {
   div_(other: Operand): Tensor;
@@ -71,19 +109,43 @@ export type ElementwiseMethods = { [N in Unary]: () => Tensor } & { [N in Binary
   zero_(): Tensor;
 };
 
-type BinaryName = "add" | "sub" | "mul" | "div" | "pow" | "maximum" | "minimum" | "remainder" | "floor_divide" | "atan2"
-  | "eq" | "ne" | "lt" | "le" | "gt" | "ge" | "logical_and" | "logical_or" | "logical_xor";
+type BinaryName =
+  | "add"
+  | "sub"
+  | "mul"
+  | "div"
+  | "pow"
+  | "maximum"
+  | "minimum"
+  | "remainder"
+  | "floor_divide"
+  | "atan2"
+  | "eq"
+  | "ne"
+  | "lt"
+  | "le"
+  | "gt"
+  | "ge"
+  | "logical_and"
+  | "logical_or"
+  | "logical_xor";
 const binary = (name: BinaryName, a: Node, b: Node): Node => ops[name]([a, b], {});
 
 /** The value of `tensor` after an in-place operation: its dtype and shape stay. */
 function assignFrom(tensor: Tensor, value: Node): Tensor {
   const cast = castNode(value, tensor.dtype);
-  return tensor.assign_(cast.shape.length === tensor.rank && cast.shape.every((d, i) => d === tensor.shape[i]) ? cast : ops.broadcast_to([cast], { shape: tensor.shape }));
+  return tensor.assign_(
+    cast.shape.length === tensor.rank && cast.shape.every((d, i) => d === tensor.shape[i])
+      ? cast
+      : ops.broadcast_to([cast], { shape: tensor.shape }),
+  );
 }
 
 function divide(a: Tensor, b: Operand): Node {
   const [x, y] = operands(a, b);
-  return dtypeInfo[x.dtype].kind === "float" ? ops.div([x, y], {}) : ops.div([castNode(x, "float32"), castNode(y, "float32")], {});
+  return dtypeInfo[x.dtype].kind === "float"
+    ? ops.div([x, y], {})
+    : ops.div([castNode(x, "float32"), castNode(y, "float32")], {});
 }
 
 const methods: Record<string, (this: Tensor, ...args: never[]) => unknown> = {
@@ -92,7 +154,11 @@ const methods: Record<string, (this: Tensor, ...args: never[]) => unknown> = {
   },
   atan2(other: Operand) {
     const [x, y] = operands(this, other);
-    return new Tensor(isFloat(x.dtype) ? binary("atan2", x, y) : binary("atan2", castNode(x, "float32"), castNode(y, "float32")));
+    return new Tensor(
+      isFloat(x.dtype)
+        ? binary("atan2", x, y)
+        : binary("atan2", castNode(x, "float32"), castNode(y, "float32")),
+    );
   },
   div_(other: Operand) {
     return assignFrom(this, divide(this, other));
@@ -131,11 +197,22 @@ const methods: Record<string, (this: Tensor, ...args: never[]) => unknown> = {
   },
 };
 
-for (const name of floatUnary) methods[name] = function () { return new Tensor(ops[name]([asFloat(this)], {})); };
-for (const name of anyUnary) methods[name] = function () { return new Tensor(ops[name]([this.node], {})); };
-for (const name of Object.values(testUnary)) methods[name] = function () { return new Tensor(ops[name]([asFloat(this)], {})); };
+for (const name of floatUnary)
+  methods[name] = function () {
+    return new Tensor(ops[name]([asFloat(this)], {}));
+  };
+for (const name of anyUnary)
+  methods[name] = function () {
+    return new Tensor(ops[name]([this.node], {}));
+  };
+for (const name of Object.values(testUnary))
+  methods[name] = function () {
+    return new Tensor(ops[name]([asFloat(this)], {}));
+  };
 for (const [method, op] of [...Object.entries(arithmetic), ...Object.entries(comparison)]) {
-  methods[method] = function (other: Operand) { return new Tensor(binary(op, ...operands(this, other))); };
+  methods[method] = function (other: Operand) {
+    return new Tensor(binary(op, ...operands(this, other)));
+  };
 }
 for (const [method, op] of Object.entries(logical)) {
   methods[method] = function (other: Operand) {
@@ -144,7 +221,9 @@ for (const [method, op] of Object.entries(logical)) {
   };
 }
 for (const [method, op] of Object.entries(inPlace)) {
-  methods[method] = function (other: Operand) { return assignFrom(this, binary(op, ...operands(this, other))); };
+  methods[method] = function (other: Operand) {
+    return assignFrom(this, binary(op, ...operands(this, other)));
+  };
 }
 
 Object.assign(Tensor.prototype, methods);

@@ -21,9 +21,14 @@ function inferShape(op: string, size: number, shape: Shape): number[] {
 const reshape = (node: Node, shape: Shape): Node => ops.reshape([node], { shape });
 
 /** Bounds of a range over a dim of `size`, as Python resolves a slice. Steps are positive. */
-function resolveRange(op: string, range: Range, size: number): { start: number; limit: number; step: number } {
+function resolveRange(
+  op: string,
+  range: Range,
+  size: number,
+): { start: number; limit: number; step: number } {
   const [start = 0, stop = size, step = 1] = range.map((v) => v ?? undefined);
-  if (!Number.isInteger(step) || step < 1) throw new ShapeError(op, `step ${step} is not a positive integer: use flip() to reverse`);
+  if (!Number.isInteger(step) || step < 1)
+    throw new ShapeError(op, `step ${step} is not a positive integer: use flip() to reverse`);
   const clip = (v: number): number => Math.min(Math.max(v < 0 ? v + size : v, 0), size);
   const from = clip(start);
   return { start: from, limit: Math.max(from, clip(stop)), step };
@@ -38,7 +43,9 @@ function resolveIndex(op: string, index: number, size: number): number {
 }
 
 function sliceNode(node: Node, ranges: readonly { start: number; limit: number; step: number }[]): Node {
-  const whole = ranges.every(({ start, limit, step }, i) => start === 0 && limit === node.shape[i] && step === 1);
+  const whole = ranges.every(
+    ({ start, limit, step }, i) => start === 0 && limit === node.shape[i] && step === 1,
+  );
   if (whole) return node;
   return ops.slice([node], {
     starts: ranges.map((r) => r.start),
@@ -50,7 +57,10 @@ function sliceNode(node: Node, ranges: readonly { start: number; limit: number; 
 /** Basic indices by one slice, then tensor indices one dim after the other, then the dropped dims. */
 function indexTensor(tensor: Tensor, indices: readonly Index[]): Tensor {
   if (indices.length > tensor.rank) {
-    throw new ShapeError("at", `${indices.length} indices for a tensor of shape ${formatShape(tensor.shape)}`);
+    throw new ShapeError(
+      "at",
+      `${indices.length} indices for a tensor of shape ${formatShape(tensor.shape)}`,
+    );
   }
   const entry = (i: number): Index => indices[i] ?? null;
   const ranges = tensor.shape.map((size, i) => {
@@ -68,21 +78,29 @@ function indexTensor(tensor: Tensor, indices: readonly Index[]): Tensor {
     const index = entry(i);
     return index instanceof Tensor ? [{ dim: i - dropped.slice(0, i).filter(Boolean).length, index }] : [];
   });
-  if (tensors.length > 1) throw new TensorError("at", "several tensor indices: combine them, or use gather()");
+  if (tensors.length > 1)
+    throw new TensorError("at", "several tensor indices: combine them, or use gather()");
   for (const { dim, index } of tensors) node = ops.index_select([node, index.node], { dim });
   return node === tensor.node ? tensor : new Tensor(node);
 }
 
 const reshapeWithout = (node: Node, dropped: readonly boolean[]): Node =>
-  dropped.some(Boolean) ? reshape(node, node.shape.filter((_, i) => !dropped[i])) : node;
+  dropped.some(Boolean)
+    ? reshape(
+        node,
+        node.shape.filter((_, i) => !dropped[i]),
+      )
+    : node;
 
 function splitSizes(total: number, size: number | readonly number[]): number[] {
   if (typeof size !== "number") {
     const sum = size.reduce((a, b) => a + b, 0);
-    if (sum !== total) throw new ShapeError("split", `sizes ${formatShape(size)} add up to ${sum}, the dim has ${total}`);
+    if (sum !== total)
+      throw new ShapeError("split", `sizes ${formatShape(size)} add up to ${sum}, the dim has ${total}`);
     return [...size];
   }
-  if (!Number.isInteger(size) || size < 1) throw new ShapeError("split", `size ${size} is not a positive integer`);
+  if (!Number.isInteger(size) || size < 1)
+    throw new ShapeError("split", `size ${size} is not a positive integer`);
   return Array.from({ length: Math.ceil(total / size) }, (_, i) => Math.min(size, total - i * size));
 }
 
@@ -115,7 +133,9 @@ const methods = {
   },
   /** Result dim i is dim `perm[i]` of this. As torch.permute. */
   permute(this: Tensor, perm: readonly number[]): Tensor {
-    return new Tensor(ops.transpose([this.node], { perm: perm.map((d) => normalizeDim("permute", d, this.rank)) }));
+    return new Tensor(
+      ops.transpose([this.node], { perm: perm.map((d) => normalizeDim("permute", d, this.rank)) }),
+    );
   },
   /** Two dims swapped. As torch.transpose. */
   transpose(this: Tensor, a: number, b: number): Tensor {
@@ -144,9 +164,17 @@ const methods = {
     return indexTensor(this, indices);
   },
   /** Elements start..stop of one dim, by `step`. */
-  slice(this: Tensor, dim: number, start?: number | null, stop?: number | null, step?: number | null): Tensor {
+  slice(
+    this: Tensor,
+    dim: number,
+    start?: number | null,
+    stop?: number | null,
+    step?: number | null,
+  ): Tensor {
     const d = normalizeDim("slice", dim, this.rank);
-    const ranges = this.shape.map((size, i) => resolveRange("slice", i === d ? [start, stop, step] : [], size));
+    const ranges = this.shape.map((size, i) =>
+      resolveRange("slice", i === d ? [start, stop, step] : [], size),
+    );
     const node = sliceNode(this.node, ranges);
     return node === this.node ? this : new Tensor(node);
   },
@@ -178,11 +206,15 @@ const methods = {
   },
   /** Slices of `dim` by an integer tensor of any shape, which takes the dim's place. As torch.index_select, jnp.take. */
   indexSelect(this: Tensor, dim: number, index: Tensor): Tensor {
-    return new Tensor(ops.index_select([this.node, index.node], { dim: normalizeDim("index_select", dim, this.rank) }));
+    return new Tensor(
+      ops.index_select([this.node, index.node], { dim: normalizeDim("index_select", dim, this.rank) }),
+    );
   },
   /** As torch.index_add: slices of `source` added at `index` along `dim`. */
   indexAdd(this: Tensor, dim: number, index: Tensor, source: Tensor): Tensor {
-    return new Tensor(ops.index_add([this.node, index.node, source.node], { dim: normalizeDim("index_add", dim, this.rank) }));
+    return new Tensor(
+      ops.index_add([this.node, index.node, source.node], { dim: normalizeDim("index_add", dim, this.rank) }),
+    );
   },
   /** `out[i][j] = this[index[i][j]][j]` for dim 0, and so on. As torch.gather. */
   gather(this: Tensor, dim: number, index: Tensor): Tensor {
@@ -196,7 +228,11 @@ const methods = {
   },
   /** As torch.scatter_add. */
   scatterAdd(this: Tensor, dim: number, index: Tensor, source: Tensor): Tensor {
-    return new Tensor(ops.scatter_add([this.node, index.node, source.node], { dim: normalizeDim("scatter_add", dim, this.rank) }));
+    return new Tensor(
+      ops.scatter_add([this.node, index.node, source.node], {
+        dim: normalizeDim("scatter_add", dim, this.rank),
+      }),
+    );
   },
 };
 

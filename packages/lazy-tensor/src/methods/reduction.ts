@@ -1,4 +1,12 @@
-import { dtypeInfo, isFloat, type Node, normalizeDim, normalizeDims, ops, type Shape } from "@lazuli/fx-trace";
+import {
+  dtypeInfo,
+  isFloat,
+  type Node,
+  normalizeDim,
+  normalizeDims,
+  ops,
+  type Shape,
+} from "@lazuli/fx-trace";
 import { Tensor } from "../tensor.js";
 import { castNode } from "./elementwise.js";
 
@@ -7,10 +15,17 @@ export type Dims = number | readonly number[];
 type WithIndices = { values: Tensor; indices: Tensor };
 
 /** bool and half-of-nothing inputs as a number: what a sum can be taken of. */
-const summable = (tensor: Tensor): Node => (tensor.dtype === "bool" ? castNode(tensor.node, "int32") : tensor.node);
-const floating = (tensor: Tensor): Node => (isFloat(tensor.dtype) ? tensor.node : castNode(tensor.node, "float32"));
+const summable = (tensor: Tensor): Node =>
+  tensor.dtype === "bool" ? castNode(tensor.node, "int32") : tensor.node;
+const floating = (tensor: Tensor): Node =>
+  isFloat(tensor.dtype) ? tensor.node : castNode(tensor.node, "float32");
 
-function reduce(op: "sum" | "prod" | "max" | "min" | "mean" | "logsumexp", node: Node, dims: Dims | undefined, keepdim: boolean): Tensor {
+function reduce(
+  op: "sum" | "prod" | "max" | "min" | "mean" | "logsumexp",
+  node: Node,
+  dims: Dims | undefined,
+  keepdim: boolean,
+): Tensor {
   return new Tensor(ops[op]([node], { dims: normalizeDims(op, dims, node.shape.length), keepdim }));
 }
 
@@ -25,7 +40,12 @@ function overDim(tensor: Tensor, op: string, dim: number, fn: (last: Node) => No
 const swapped = (shape: Shape, a: number, b: number): number[] =>
   shape.map((_, i) => (i === a ? b : i === b ? a : i));
 
-function argReduce(op: "argmax" | "argmin", tensor: Tensor, dim: number | undefined, keepdim: boolean): Tensor {
+function argReduce(
+  op: "argmax" | "argmin",
+  tensor: Tensor,
+  dim: number | undefined,
+  keepdim: boolean,
+): Tensor {
   if (dim === undefined) {
     const flat = ops.reshape([tensor.node], { shape: [tensor.size] });
     return new Tensor(ops[op]([flat], { dim: 0, keepdim: false }));
@@ -34,14 +54,20 @@ function argReduce(op: "argmax" | "argmin", tensor: Tensor, dim: number | undefi
 }
 
 function pair(node: Node): WithIndices {
-  return { values: new Tensor(ops.result([node], { index: 0 })), indices: new Tensor(ops.result([node], { index: 1 })) };
+  return {
+    values: new Tensor(ops.result([node], { index: 0 })),
+    indices: new Tensor(ops.result([node], { index: 1 })),
+  };
 }
 
 function variance(tensor: Tensor, dims: Dims | undefined, correction: number, keepdim: boolean): Tensor {
   const list = normalizeDims("var", dims, tensor.rank);
   const count = list.reduce((product, d) => product * tensor.shape[d], 1);
   const centred = tensor.sub(tensor.mean(list, true));
-  return centred.square().sum(list, keepdim).div(Math.max(count - correction, 0));
+  return centred
+    .square()
+    .sum(list, keepdim)
+    .div(Math.max(count - correction, 0));
 }
 
 const methods = {
@@ -91,13 +117,19 @@ const methods = {
     return this.square().sum(dims, keepdim).sqrt();
   },
   cumsum(this: Tensor, dim: number): Tensor {
-    return new Tensor(ops.cumsum([summable(this)], { dim: normalizeDim("cumsum", dim, this.rank), reverse: false }));
+    return new Tensor(
+      ops.cumsum([summable(this)], { dim: normalizeDim("cumsum", dim, this.rank), reverse: false }),
+    );
   },
   softmax(this: Tensor, dim = -1): Tensor {
-    return overDim(this, "softmax", dim, (x) => ops.softmax([dtypeInfo[x.dtype].kind === "float" ? x : castNode(x, "float32")], {}));
+    return overDim(this, "softmax", dim, (x) =>
+      ops.softmax([dtypeInfo[x.dtype].kind === "float" ? x : castNode(x, "float32")], {}),
+    );
   },
   logSoftmax(this: Tensor, dim = -1): Tensor {
-    return overDim(this, "log_softmax", dim, (x) => ops.log_softmax([dtypeInfo[x.dtype].kind === "float" ? x : castNode(x, "float32")], {}));
+    return overDim(this, "log_softmax", dim, (x) =>
+      ops.log_softmax([dtypeInfo[x.dtype].kind === "float" ? x : castNode(x, "float32")], {}),
+    );
   },
   /** Values in order and their int32 indices; stable, NaN last. As torch.sort. */
   sort(this: Tensor, dim = -1, descending = false): WithIndices {

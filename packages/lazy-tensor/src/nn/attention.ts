@@ -44,7 +44,8 @@ export class SelfAttention extends Module {
   }
 
   forward(x: Tensor, rotary?: { cos: Tensor; sin: Tensor }): Tensor {
-    if (x.rank !== 3) throw new ShapeError("SelfAttention", `x is ${formatShape(x.shape)}, not [batch, sequence, dim]`);
+    if (x.rank !== 3)
+      throw new ShapeError("SelfAttention", `x is ${formatShape(x.shape)}, not [batch, sequence, dim]`);
     const [batch, length] = x.shape;
     const split = (y: Tensor, heads: number): Tensor => y.reshape([batch, length, heads, -1]).transpose(1, 2);
     const turn = (y: Tensor): Tensor => (rotary ? F.rotaryEmbedding(y, rotary.cos, rotary.sin) : y);

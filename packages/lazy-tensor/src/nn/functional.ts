@@ -1,4 +1,4 @@
-import { formatShape, ops, promote, ShapeError, sizeOf, DTypeError, isInt } from "@lazuli/fx-trace";
+import { DTypeError, formatShape, isInt, ops, promote, ShapeError, sizeOf } from "@lazuli/fx-trace";
 import { rand } from "../creation.js";
 import { castNode } from "../methods/elementwise.js";
 import { Tensor } from "../tensor.js";
@@ -7,7 +7,10 @@ import { Tensor } from "../tensor.js";
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor {
   const [out, features] = weight.shape;
   if (weight.rank !== 2 || x.shape.at(-1) !== features) {
-    throw new ShapeError("linear", `x ${formatShape(x.shape)} does not end in the weight's in-features: weight ${formatShape(weight.shape)}`);
+    throw new ShapeError(
+      "linear",
+      `x ${formatShape(x.shape)} does not end in the weight's in-features: weight ${formatShape(weight.shape)}`,
+    );
   }
   const dtype = promote(x.dtype, weight.dtype);
   const product = ops.dot_general([castNode(x.node, dtype), castNode(weight.node, dtype)], {
@@ -17,7 +20,10 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor 
     rhs_batch: [],
   });
   if (bias && (bias.rank !== 1 || bias.shape[0] !== out)) {
-    throw new ShapeError("linear", `bias ${formatShape(bias.shape)} does not fit the weight ${formatShape(weight.shape)}`);
+    throw new ShapeError(
+      "linear",
+      `bias ${formatShape(bias.shape)} does not fit the weight ${formatShape(weight.shape)}`,
+    );
   }
   return bias ? new Tensor(product).add(bias) : new Tensor(product);
 }
@@ -32,7 +38,9 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
 
 /** Normalised to mean 0 and variance 1 over the last dim, then scaled and shifted. As torch.nn.functional.layer_norm. */
 export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor {
-  return new Tensor(ops.layer_norm([x.node, castNode(weight.node, x.dtype), castNode(bias.node, x.dtype)], { eps }));
+  return new Tensor(
+    ops.layer_norm([x.node, castNode(weight.node, x.dtype), castNode(bias.node, x.dtype)], { eps }),
+  );
 }
 
 /** Zeroes elements with probability `p` and scales the rest by 1 / (1 - p), in training. As torch.nn.functional.dropout. */
@@ -50,8 +58,15 @@ export const silu = (x: Tensor): Tensor => x.silu();
 export const gelu = (x: Tensor, approximate: "none" | "tanh" = "none"): Tensor => x.gelu(approximate);
 
 /** Rotary position embedding of x [..., T, K] by cos and sin [T, K/2]; halves, or even/odd pairs. Su et al. 2021. */
-export function rotaryEmbedding(x: Tensor, cos: Tensor, sin: Tensor, options: { interleaved?: boolean } = {}): Tensor {
-  return new Tensor(ops.rope([x.node, cos.node, sin.node], { interleaved: options.interleaved ?? false, inverse: false }));
+export function rotaryEmbedding(
+  x: Tensor,
+  cos: Tensor,
+  sin: Tensor,
+  options: { interleaved?: boolean } = {},
+): Tensor {
+  return new Tensor(
+    ops.rope([x.node, cos.node, sin.node], { interleaved: options.interleaved ?? false, inverse: false }),
+  );
 }
 
 /** cos and sin [length, K/2] of the angles position / theta^(2i/K), for rotaryEmbedding. */
@@ -75,15 +90,32 @@ export interface AttentionOptions {
  * softmax(q kᵀ · scale) v, without holding the T x S scores. q [B, H, T, K], k [B, G, S, K], v [B, G, S, Kv] →
  * [B, H, T, Kv]; G divides H (grouped queries). As torch.nn.functional.scaled_dot_product_attention; Dao et al. 2022.
  */
-export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+export function scaledDotProductAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttentionOptions = {},
+): Tensor {
   return attentionWithLse(q, k, v, options).out;
 }
 
 /** As scaledDotProductAttention, with the float32 log-sum-exp of each row's scores, [B, H, T]. */
-export function attentionWithLse(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): { out: Tensor; lse: Tensor } {
-  const { causal = false, offset = (k.shape[2] ?? 0) - (q.shape[2] ?? 0), scale = 1 / Math.sqrt(q.shape.at(-1) ?? 1) } = options;
+export function attentionWithLse(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttentionOptions = {},
+): { out: Tensor; lse: Tensor } {
+  const {
+    causal = false,
+    offset = (k.shape[2] ?? 0) - (q.shape[2] ?? 0),
+    scale = 1 / Math.sqrt(q.shape.at(-1) ?? 1),
+  } = options;
   const both = ops.attention([q.node, k.node, v.node], { causal, offset: causal ? offset : 0, scale });
-  return { out: new Tensor(ops.result([both], { index: 0 })), lse: new Tensor(ops.result([both], { index: 1 })) };
+  return {
+    out: new Tensor(ops.result([both], { index: 0 })),
+    lse: new Tensor(ops.result([both], { index: 1 })),
+  };
 }
 
 export interface CrossEntropyOptions {
@@ -101,7 +133,10 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
   if (!isInt(target.dtype)) throw new DTypeError("crossEntropy", `targets are ${target.dtype}, not integers`);
   const rows = sizeOf(target.shape);
   if (formatShape(logits.shape.slice(0, -1)) !== formatShape(target.shape)) {
-    throw new ShapeError("crossEntropy", `logits ${formatShape(logits.shape)} and targets ${formatShape(target.shape)} do not fit: [..., V] and [...]`);
+    throw new ShapeError(
+      "crossEntropy",
+      `logits ${formatShape(logits.shape)} and targets ${formatShape(target.shape)} do not fit: [..., V] and [...]`,
+    );
   }
   const flat = target.reshape([rows]);
   const both = ops.cross_entropy([logits.reshape([rows, logits.shape.at(-1) ?? 1]).node, flat.node], {
@@ -116,4 +151,3 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
 
 /** Mean of the squared differences. As torch.nn.functional.mse_loss. */
 export const mseLoss = (x: Tensor, target: Tensor): Tensor => x.sub(target).square().mean();
-

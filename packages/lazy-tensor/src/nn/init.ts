@@ -19,9 +19,11 @@ function fans(weight: Tensor): { fanIn: number; fanOut: number } {
 export const normal_ = (target: Tensor, options: { mean?: number; std?: number } = {}): Tensor =>
   fill(target, () => normal(target.shape, options.mean ?? 0, options.std ?? 1));
 /** As torch.nn.init.uniform_. */
-export const uniform_ = (target: Tensor, low = 0, high = 1): Tensor => fill(target, () => uniform(target.shape, low, high));
+export const uniform_ = (target: Tensor, low = 0, high = 1): Tensor =>
+  fill(target, () => uniform(target.shape, low, high));
 /** As torch.nn.init.constant_. */
-export const constant_ = (target: Tensor, value: number): Tensor => fill(target, () => fullLike(target, value));
+export const constant_ = (target: Tensor, value: number): Tensor =>
+  fill(target, () => fullLike(target, value));
 export const zeros_ = (target: Tensor): Tensor => constant_(target, 0);
 export const ones_ = (target: Tensor): Tensor => constant_(target, 1);
 /** Uniform within ±sqrt(6 / ((1 + a²) fan_in)). As torch.nn.init.kaiming_uniform_ for leaky ReLU. He et al. 2015. */

@@ -24,7 +24,8 @@ export class Linear extends Module {
     const bound = 1 / Math.sqrt(inFeatures);
     const { dtype } = options;
     this.weight = new Parameter(uniform([outFeatures, inFeatures], -bound, bound, { dtype }));
-    this.bias = (options.bias ?? true) ? new Parameter(uniform([outFeatures], -bound, bound, { dtype })) : null;
+    this.bias =
+      (options.bias ?? true) ? new Parameter(uniform([outFeatures], -bound, bound, { dtype })) : null;
   }
 
   forward(x: Tensor): Tensor {

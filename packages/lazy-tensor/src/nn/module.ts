@@ -88,7 +88,10 @@ export abstract class Module {
    * Copies values in, cast to each tensor's dtype. Throws StateDictError that lists every missing, unexpected and
    * misshapen entry, before anything is changed; `strict: false` lets missing and unexpected ones pass.
    */
-  loadStateDict(state: StateDict, options: { strict?: boolean } = {}): { missing: string[]; unexpected: string[] } {
+  loadStateDict(
+    state: StateDict,
+    options: { strict?: boolean } = {},
+  ): { missing: string[]; unexpected: string[] } {
     const targets = new Map<Tensor, string[]>();
     for (const [name, tensor] of this.#namedTensors(false)) {
       if (tensor instanceof Buffer && !tensor.persistent) continue;
@@ -96,7 +99,9 @@ export abstract class Module {
     }
     const known = new Set([...targets.values()].flat());
     const unexpected = [...state.keys()].filter((name) => !known.has(name));
-    const missing = [...targets.values()].filter((names) => !names.some((name) => state.has(name))).map((names) => names[0]);
+    const missing = [...targets.values()]
+      .filter((names) => !names.some((name) => state.has(name)))
+      .map((names) => names[0]);
     const misshapen: string[] = [];
     const copies: [Tensor, Tensor][] = [];
     for (const [target, names] of targets) {
@@ -104,7 +109,8 @@ export abstract class Module {
       if (name === undefined) continue;
       const source = state.get(name) as Tensor;
       if (sameShape(source.shape, target.shape)) copies.push([target, source]);
-      else misshapen.push(`${name} is ${formatShape(source.shape)} and should be ${formatShape(target.shape)}`);
+      else
+        misshapen.push(`${name} is ${formatShape(source.shape)} and should be ${formatShape(target.shape)}`);
     }
     const strict = options.strict ?? true;
     const problems = [
@@ -151,8 +157,12 @@ export abstract class Module {
   }
 
   toString(): string {
-    const children = [...this.namedChildren()].map(([name, child]) => `  (${name}): ${child.toString().replaceAll("\n", "\n  ")}`);
-    return children.length > 0 ? `${this.constructor.name}(\n${children.join("\n")}\n)` : `${this.constructor.name}(${this.extraRepr()})`;
+    const children = [...this.namedChildren()].map(
+      ([name, child]) => `  (${name}): ${child.toString().replaceAll("\n", "\n  ")}`,
+    );
+    return children.length > 0
+      ? `${this.constructor.name}(\n${children.join("\n")}\n)`
+      : `${this.constructor.name}(${this.extraRepr()})`;
   }
 
   /** What a module without children shows between its parentheses. */
@@ -200,9 +210,11 @@ export function setInitial(target: Tensor, source: Tensor): void {
 const join = (prefix: string, name: string): string => (prefix ? `${prefix}.${name}` : name);
 
 function* modulesIn(name: string, value: unknown): Generator<[string, Module]> {
-  if (value instanceof ModuleList) for (const [i, child] of value.items.entries()) yield [`${name}.${i}`, child];
+  if (value instanceof ModuleList)
+    for (const [i, child] of value.items.entries()) yield [`${name}.${i}`, child];
   else if (value instanceof Module) yield [name, value];
-  else if (Array.isArray(value)) for (const [i, item] of value.entries()) yield* modulesIn(`${name}.${i}`, item);
+  else if (Array.isArray(value))
+    for (const [i, item] of value.entries()) yield* modulesIn(`${name}.${i}`, item);
 }
 
 /** Modules in order, numbered by position. Iterable and indexable; has no forward of its own. As torch.nn.ModuleList. */

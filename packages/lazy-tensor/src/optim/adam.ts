@@ -15,12 +15,21 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
 
   protected update(params: readonly Tensor[], options: AdamOptions, lr: Tensor): void {
     const { betas, eps, weightDecay } = options;
-    const attrs = { beta1: betas[0], beta2: betas[1], eps, weight_decay: weightDecay, decoupled: this.decoupled };
+    const attrs = {
+      beta1: betas[0],
+      beta2: betas[1],
+      eps,
+      weight_decay: weightDecay,
+      decoupled: this.decoupled,
+    };
     for (const param of params) {
       const m = this.state(param, "exp_avg");
       const v = this.state(param, "exp_avg_sq");
       const grad = param.grad as Tensor;
-      const update = ops.adamw_update([param.node, grad.node, m.node, v.node, lr.node, this.stepCount.node], attrs);
+      const update = ops.adamw_update(
+        [param.node, grad.node, m.node, v.node, lr.node, this.stepCount.node],
+        attrs,
+      );
       [param, m, v].forEach((target, index) => {
         target.assign_(ops.result([update], { index }));
       });

@@ -1,6 +1,6 @@
 import { noGrad } from "../autograd.js";
-import { stack } from "../functions.js";
 import { zeros } from "../creation.js";
+import { stack } from "../functions.js";
 import type { Tensor } from "../tensor.js";
 
 /**
@@ -11,7 +11,9 @@ export function clipGradNorm(params: Iterable<Tensor>, maxNorm: number): Tensor 
   return noGrad(() => {
     const grads = [...params].flatMap((param) => (param.grad ? [param.grad] : []));
     if (grads.length === 0) return zeros([]);
-    const norm = stack(grads.map((grad) => grad.to("float32").square().sum())).sum().sqrt();
+    const norm = stack(grads.map((grad) => grad.to("float32").square().sum()))
+      .sum()
+      .sqrt();
     const scale = norm.add(1e-6).reciprocal().mul(maxNorm).minimum(1);
     for (const grad of grads) grad.mul_(scale);
     return norm;

@@ -1,8 +1,8 @@
 import { noGrad } from "../autograd.js";
 import { tensor, zeros } from "../creation.js";
-import { engine } from "../runtime.js";
 import { TensorError } from "../errors.js";
 import { setInitial } from "../nn/module.js";
+import { engine } from "../runtime.js";
 import type { Tensor } from "../tensor.js";
 
 /** Parameters that share settings of their own. */
@@ -29,10 +29,14 @@ export abstract class Optimizer<O extends { lr: number }> {
     const grouped = list.filter((item) => !("node" in item)) as ({ params: Iterable<Tensor> } & Partial<O>)[];
     this.groups = [
       ...(plain.length > 0 ? [{ params: plain, options }] : []),
-      ...grouped.map(({ params: members, ...own }) => ({ params: [...members], options: { ...options, ...own } as O })),
+      ...grouped.map(({ params: members, ...own }) => ({
+        params: [...members],
+        options: { ...options, ...own } as O,
+      })),
     ];
     if (this.parameters().length === 0) throw new TensorError("optim", "the list of parameters is empty");
-    if (!(options.lr >= 0)) throw new TensorError("optim", `the learning rate is ${options.lr}, not a number of at least 0`);
+    if (!(options.lr >= 0))
+      throw new TensorError("optim", `the learning rate is ${options.lr}, not a number of at least 0`);
     this.rate = options.lr;
     this.stepCount = zeros([]);
     engine().markInitial(this.stepCount);
@@ -43,7 +47,8 @@ export abstract class Optimizer<O extends { lr: number }> {
     return this.rate;
   }
   set lr(value: number) {
-    if (!(value >= 0)) throw new TensorError("optim", `the learning rate is ${value}, not a number of at least 0`);
+    if (!(value >= 0))
+      throw new TensorError("optim", `the learning rate is ${value}, not a number of at least 0`);
     this.rate = value;
   }
 

@@ -12,8 +12,10 @@ export interface ScheduleOptions {
   readonly min?: number;
 }
 
-const withWarmup = ({ lr, warmup = 0 }: ScheduleOptions, after: Schedule): Schedule => (step) =>
-  step < warmup ? (lr * (step + 1)) / warmup : after(step);
+const withWarmup =
+  ({ lr, warmup = 0 }: ScheduleOptions, after: Schedule): Schedule =>
+  (step) =>
+    step < warmup ? (lr * (step + 1)) / warmup : after(step);
 
 /** Share of the decay that is done, 0 to 1. */
 const progress = ({ steps, warmup = 0 }: ScheduleOptions, step: number): number =>
@@ -31,5 +33,8 @@ export const linear = (options: ScheduleOptions): Schedule => {
 /** Half a cosine from lr to min. Loshchilov & Hutter 2017. */
 export const cosine = (options: ScheduleOptions): Schedule => {
   const { lr, min = 0 } = options;
-  return withWarmup(options, (step) => min + ((lr - min) * (1 + Math.cos(Math.PI * progress(options, step)))) / 2);
+  return withWarmup(
+    options,
+    (step) => min + ((lr - min) * (1 + Math.cos(Math.PI * progress(options, step)))) / 2,
+  );
 };
