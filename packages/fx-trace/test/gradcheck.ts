@@ -80,14 +80,21 @@ export function checkGradients(
     const outputs = Array.isArray(made) ? (made as Node[]) : [made as Node];
     const cotangents = outputs.map((y, i) => point.add(y.shape, numbers(sizeOf(y.shape), 50 + i)));
     const targets = inputs.filter((x) => x.requiresGrad);
-    const compare = (what: string, results: readonly (Node | null)[], of: () => number, by: readonly Node[]): void => {
+    const compare = (
+      what: string,
+      results: readonly (Node | null)[],
+      of: () => number,
+      by: readonly Node[],
+    ): void => {
       by.forEach((x, k) => {
         const found = results[k];
         const slopes = point.slopes(of, point.nodes.indexOf(x), step);
         const values = found ? [...point.evaluate([found])[0]] : slopes.map(() => 0);
         slopes.forEach((slope, i) => {
           const close = Math.abs(values[i] - slope) <= tolerance * Math.max(1, Math.abs(slope));
-          expect(close, `${what} by operand ${k}, element ${i}: vjp ${values[i]}, differences ${slope}`).toBe(true);
+          expect(close, `${what} by operand ${k}, element ${i}: vjp ${values[i]}, differences ${slope}`).toBe(
+            true,
+          );
         });
       });
     };
@@ -97,7 +104,12 @@ export function checkGradients(
       if (!grad) return;
       expect([grad.dtype, grad.shape]).toEqual([targets[k].dtype, targets[k].shape]);
     });
-    compare("first derivative", grads, () => dot(point.evaluate(outputs), point.evaluate(cotangents)), targets);
+    compare(
+      "first derivative",
+      grads,
+      () => dot(point.evaluate(outputs), point.evaluate(cotangents)),
+      targets,
+    );
     if (!second) return;
 
     const smooth = grads.filter((grad): grad is Node => grad?.requiresGrad === true);

@@ -45,7 +45,7 @@ export class Engine {
   private readonly pool: BufferPool;
   private readonly cache: ProgramCache;
   /** Nodes given to tensors since the last step: those nothing consumed are kept. */
-  private visible: Node[] = [];
+  private visible = new Set<Node>();
   private pendingCount = 0;
   private assigned = new Set<Holder>();
   private gradHolders = new Set<GradHolder>();
@@ -90,7 +90,12 @@ export class Engine {
 
   /** A tensor now shows this node to the user. */
   show(node: Node): void {
-    this.visible.push(node);
+    this.visible.add(node);
+  }
+
+  /** The node's tensor was given another value in place: unless something else asks for the old one, it is not kept. */
+  hide(node: Node): void {
+    this.visible.delete(node);
   }
 
   /** Keeps the node's value in the next step whatever consumes it. */
@@ -226,7 +231,7 @@ export class Engine {
     this.assigned = new Set();
     this.gradHolders = new Set();
     this.kept = new Set();
-    this.visible = [];
+    this.visible = new Set();
     this.pendingCount = 0;
     this.randomState.key = null;
     this.randomState.stream = 0;

@@ -1,6 +1,6 @@
 import "reflect-metadata";
 import { openDevice } from "@lazuli/cuda-backend";
-import { type DependencyContainer, container as root } from "tsyringe";
+import { type DependencyContainer, instanceCachingFactory, container as root } from "tsyringe";
 import { attachDebug, debugLevel } from "./debug.js";
 import { Engine } from "./engine.js";
 import { Events } from "./events.js";
@@ -31,10 +31,11 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     ...engine,
   });
   container.register(TOKENS.device, {
-    useFactory: () =>
+    useFactory: instanceCachingFactory(() =>
       openDevice(device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu", {
         memoryLimitBytes,
       }),
+    ),
   });
   attachDebug(events);
   return container;
@@ -44,8 +45,7 @@ let active: Engine | null = null;
 
 /** The engine that records now; made with the defaults when first needed. */
 export function engine(): Engine {
-  if (!active) useEngine(createContainer().resolve(Engine));
-  return active as Engine;
+  return active ?? configure({});
 }
 
 /** Makes `next` the engine that records. Tensors belong to the engine they were made in. */
@@ -56,6 +56,10 @@ export function useEngine(next: Engine): void {
 
 /** Opens a device and makes it the one that new tensors live on. */
 export function configure(options: RuntimeOptions): Engine {
-  useEngine(createContainer(options).resolve(Engine));
-  return active as Engine;
+  const container = createContainer(options);
+  // Opened by itself first: an error from inside a constructor's dependency would come wrapped in the container's words.
+  container.resolve(TOKENS.device);
+  const made = container.resolve(Engine);
+  useEngine(made);
+  return made;
 }

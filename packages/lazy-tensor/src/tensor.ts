@@ -170,6 +170,7 @@ export class Tensor implements Holder {
     }
     const keeps = this.isState || this.current.storage !== null;
     this.committed ??= this.current.storage as DeviceBuffer | null;
+    engine().hide(this.current);
     this.current = node;
     if (leaf) {
       node.isLeaf = true;

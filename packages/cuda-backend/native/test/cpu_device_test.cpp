@@ -98,10 +98,15 @@ class CpuDeviceTest : public testing::Test {
                                    std::vector<BufferId> outputs, bool profile = false) {
     auto result = std::make_shared<RunResult>();
     begin();
-    device->run(executable, inputs, outputs, profile, [this, result](RunResult made) {
-      *result = std::move(made);
+    try {
+      device->run(executable, inputs, outputs, profile, [this, result](RunResult made) {
+        *result = std::move(made);
+        end();
+      });
+    } catch (...) {
       end();
-    });
+      throw;
+    }
     return result;
   }
   RunResult run(ExecutableId executable, std::vector<BufferId> inputs, std::vector<BufferId> outputs,

@@ -80,9 +80,9 @@ inline Words everyOp() {
   w.node(Op::softmax_grad, {soft, x}, x34);
   w.node(Op::log_softmax_grad, {logsoft, x}, x34);
   w.node(Op::rms_norm, {x, row}, x34, W::real(1e-5));
-  w.nodeOf(Op::rms_norm_grad, {x, row, y}, {x34, x4}, W::real(1e-5));
+  w.result(w.nodeOf(Op::rms_norm_grad, {x, row, y}, {x34, x4}, W::real(1e-5)), 0, x34);
   w.node(Op::layer_norm, {x, row, row}, x34, W::real(1e-5));
-  w.nodeOf(Op::layer_norm_grad, {x, row, y}, {x34, x4, x4}, W::real(1e-5));
+  w.result(w.nodeOf(Op::layer_norm_grad, {x, row, y}, {x34, x4, x4}, W::real(1e-5)), 0, x34);
   auto angles = w.node(Op::full, {}, f32({6, 4}), shapeAnd(W::real(1), {6, 4}, DType::f32));
   w.node(Op::rope, {half, angles, angles}, type(DType::bf16, {2, 4, 6, 8}), {1, 0});
 
@@ -101,6 +101,7 @@ inline Words everyOp() {
   auto step = w.nodeOf(Op::adamw_update, {x, y, x, y, s, s, s}, {x34, x34, x34}, adam);
 
   for (W::Ref ref : {w.result(step, 0, x34), losses, best, w.result(grads, 1, k), y, named}) w.output(ref);
+  if (allOutputs) w.outputEverything();
   return w.words();
 }
 

@@ -38,6 +38,7 @@ class ProgramWriter {
     nodes_.push_back(static_cast<uint32_t>(results.size()));
     for (const TensorType& type : results) push(nodes_, type);
     nodes_.insert(nodes_.end(), attrs.begin(), attrs.end());
+    if (results.size() == 1) values_.push_back(nodeCount_ * 2);
     return nodeCount_++ * 2;
   }
 
@@ -46,6 +47,9 @@ class ProgramWriter {
   }
 
   void output(Ref ref) { outputs_.push_back(ref); }
+
+  /// Makes every node an output: none is left out as unused.
+  void outputEverything() { outputs_ = values_; }
 
   Words words() const {
     Words words = {0x4c5a4c31, 1, inputCount_, nodeCount_, static_cast<uint32_t>(outputs_.size())};
@@ -87,7 +91,7 @@ class ProgramWriter {
     for (int64_t dim : type.shape) words.push_back(static_cast<uint32_t>(dim));
   }
 
-  Words inputs_, nodes_, outputs_;
+  Words inputs_, nodes_, outputs_, values_;
   uint32_t inputCount_ = 0, nodeCount_ = 0;
 };
 
