@@ -1,16 +1,29 @@
 /** Base of every error Lazuli throws for what a user wrote. The message reads `[op] what, both values, where`. */
 export class LazuliError extends Error {
+  /** Module path the call was made in, e.g. `blocks.3.attn`; empty outside any module. */
+  scope = "";
+
   constructor(
     /** The op or function that refused, e.g. `matmul`. */
     readonly op: string,
     /** What is wrong, with the values that disagree. */
     readonly detail: string,
-    /** Module path the call was made in, e.g. `blocks.3.attn`; empty outside any module. */
-    readonly scope: string = "",
+    scope = "",
     options?: ErrorOptions,
   ) {
-    super(`[${op}] ${detail}${scope ? ` (in ${scope})` : ""}`, options);
+    super(`[${op}] ${detail}`, options);
     this.name = new.target.name;
+    this.place(scope);
+  }
+
+  /** Says where, unless that is known already. The stack stays that of the call. */
+  place(scope: string): this {
+    if (this.scope || !scope) return this;
+    const before = this.message;
+    this.scope = scope;
+    this.message = `${before} (in ${scope})`;
+    this.stack = this.stack?.replace(before, () => this.message);
+    return this;
   }
 }
 

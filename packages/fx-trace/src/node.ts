@@ -77,15 +77,8 @@ export function withRecorder<T>(next: Recorder | null, fn: () => T): T {
 }
 
 /** Runs `fn` with `name` appended to the module path that nodes and errors carry. */
-export function withScope<T>(name: string, fn: () => T): T {
-  const previous = scopePath;
-  scopePath = previous && name ? `${previous}.${name}` : previous || name;
-  try {
-    return fn();
-  } finally {
-    scopePath = previous;
-  }
-}
+export const withScope = <T>(name: string, fn: () => T): T =>
+  atScope(scopePath && name ? `${scopePath}.${name}` : scopePath || name, fn);
 
 /** Runs `fn` under the absolute module path `path`: for nodes that stand for another node's call. */
 export function atScope<T>(path: string, fn: () => T): T {
@@ -93,6 +86,8 @@ export function atScope<T>(path: string, fn: () => T): T {
   scopePath = path;
   try {
     return fn();
+  } catch (error) {
+    throw error instanceof LazuliError ? error.place(path) : error;
   } finally {
     scopePath = previous;
   }
@@ -122,17 +117,8 @@ export function withoutUses<T>(fn: () => T): T {
 
 /** Applies an op: checks types at the call, makes the node, records it. Throws what the type rule throws. */
 export function apply(op: OpDef, inputs: readonly Node[], attrs: Attrs): Node {
-  let types: readonly TensorType[];
-  try {
-    const type = op.type(inputs as never, attrs as never);
-    types = Array.isArray(type) ? type : [type as TensorType];
-  } catch (error) {
-    if (error instanceof LazuliError && !error.scope && scopePath) {
-      const Typed = error.constructor as new (op: string, detail: string, scope: string) => LazuliError;
-      throw new Typed(error.op, error.detail, scopePath);
-    }
-    throw error;
-  }
+  const type = op.type(inputs, attrs as never);
+  const types = Array.isArray(type) ? (type as readonly TensorType[]) : [type as TensorType];
   const node = new Node(op, inputs, attrs, types, scopePath);
   let requiresGrad = false;
   for (let i = 0; i < inputs.length; i++) {

@@ -13,6 +13,5 @@ export function placeError(error: unknown, places: readonly Place[]): unknown {
   const place = places[position];
   if (!place || error.scope) return error;
   const Typed = error.constructor as new (op: string, detail: string, scope: string) => LazuliError;
-  const placed = new Typed(place.op, error.detail, place.scope);
-  return Object.assign(placed, { node: position });
+  return Object.assign(new Typed(place.op, error.detail, place.scope), { node: position });
 }

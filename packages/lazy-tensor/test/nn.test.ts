@@ -1,0 +1,265 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import {
+  configure,
+  F,
+  manualSeed,
+  nn,
+  noGrad,
+  ones,
+  optim,
+  randn,
+  ShapeError,
+  StateDictError,
+  sync,
+  type Tensor,
+  tensor,
+  zeros,
+} from "../src/index.js";
+
+beforeEach(() => {
+  configure({ device: "cpu", verifyPasses: true });
+  manualSeed(3);
+});
+
+class Block extends nn.Module {
+  norm = new nn.LayerNorm(4);
+  attn = new nn.SelfAttention({ dim: 4, heads: 2, kvHeads: 1, causal: true });
+  forward(x: Tensor): Tensor {
+    return x.add(this.attn.forward(this.norm.forward(x)));
+  }
+}
+
+class Model extends nn.Module {
+  embed = new nn.Embedding(7, 4);
+  blocks = [new Block(), new Block()];
+  mask = new nn.Buffer(ones([4]));
+  scratch = new nn.Buffer(zeros([2]), { persistent: false });
+  head = new nn.Linear(4, 7, { bias: false });
+  constructor(tied = false) {
+    super();
+    if (tied) Object.assign(this.head, { weight: this.embed.weight });
+  }
+  forward(ids: Tensor): Tensor {
+    let x = this.embed.forward(ids).mul(this.mask);
+    for (const block of this.blocks) x = block.forward(x);
+    return this.head.forward(x);
+  }
+}
+
+const ids = () => tensor([[1, 2, 3]], { dtype: "int32" });
+
+describe("Module", () => {
+  it("lists parameters and buffers by path, shared ones once", () => {
+    const names = [...new Model().stateDict().keys()];
+    expect(names).toContain("blocks.1.attn.q.weight");
+    expect(names).toContain("mask");
+    expect(names).not.toContain("scratch");
+    const tied = new Model(true);
+    expect([...tied.stateDict().keys()]).not.toContain("head.weight");
+    expect(tied.numParameters()).toBe(new Model().numParameters() - 28);
+  });
+
+  it("round-trips its state, and a tied weight under either name", async () => {
+    const a = new Model(true);
+    const b = new Model(true);
+    const state = a.stateDict();
+    b.loadStateDict(state);
+    expect(await b.forward(ids()).array()).toEqual(await a.forward(ids()).array());
+    const renamed = new Map(state);
+    renamed.set("head.weight", renamed.get("embed.weight") as Tensor);
+    renamed.delete("embed.weight");
+    expect(new Model(true).loadStateDict(renamed)).toEqual({ missing: [], unexpected: [] });
+  });
+
+  it("lists every missing, unexpected and misshapen entry at once and changes nothing", async () => {
+    const model = new Model();
+    const before = await model.head.weight.array();
+    const state = new Map(model.stateDict());
+    state.delete("mask");
+    state.set("head.bias", zeros([7]));
+    state.set("embed.weight", zeros([7, 5]));
+    const load = () => model.loadStateDict(state);
+    expect(load).toThrow(StateDictError);
+    expect(load).toThrow(
+      /missing: mask\. unexpected: head\.bias\. wrong shape: embed\.weight is \[7, 5\] and should be \[7, 4\]/,
+    );
+    expect(await model.head.weight.array()).toEqual(before);
+    state.delete("embed.weight");
+    expect(model.loadStateDict(state, { strict: false })).toEqual({
+      missing: ["mask", "embed.weight"],
+      unexpected: ["head.bias"],
+    });
+  });
+
+  it("puts the module's path on nodes and errors", () => {
+    const model = new Model();
+    expect(model.forward(ids()).node.scope).toBe("head");
+    Object.assign(model.blocks[1].attn, { v: new nn.Linear(5, 2) });
+    expect(() => model.forward(ids())).toThrow(ShapeError);
+    expect(() => model.forward(ids())).toThrow(/blocks\.1\.attn\.v/);
+  });
+
+  it("turns dropout off in eval", async () => {
+    const drop = new nn.Sequential(new nn.Dropout(0.5), new nn.ReLU());
+    const kept = (await drop.forward(ones([1000])).array()) as number[];
+    expect(new Set(kept)).toEqual(new Set([0, 2]));
+    expect(kept.filter((v) => v > 0).length).toBeGreaterThan(400);
+    expect(
+      await drop
+        .eval()
+        .forward(ones([5]))
+        .array(),
+    ).toEqual([1, 1, 1, 1, 1]);
+  });
+
+  it("changes dtype in place and applies functions to every module", async () => {
+    const model = new Model().to("bfloat16");
+    expect(model.head.weight.dtype).toBe("bfloat16");
+    expect(model.forward(ids()).dtype).toBe("bfloat16");
+    const kinds: string[] = [];
+    model.apply((module) => kinds.push(module.constructor.name));
+    expect(kinds.at(-1)).toBe("Model");
+    expect(kinds.filter((kind) => kind === "Block").length).toBe(2);
+    expect(`${model}`).toContain("(attn): SelfAttention(");
+  });
+});
+
+describe("optimizers", () => {
+  async function minimise(make: (w: Tensor) => optim.SGD | optim.Adam | optim.AdamW, steps: number) {
+    const w = new nn.Parameter(tensor([1, -2]));
+    const optimizer = make(w);
+    for (let i = 0; i < steps; i++) {
+      w.square().sum().backward();
+      optimizer.step();
+      optimizer.zeroGrad();
+      await sync();
+    }
+    return (await w.array()) as number[];
+  }
+  const near = (a: number[], b: number[]) => a.forEach((v, i) => void expect(v).toBeCloseTo(b[i], 5));
+
+  // The wanted values are torch.optim's, after 3 steps from [1, -2] on sum(w²).
+  it("SGD with momentum, nesterov and weight decay", async () => {
+    const reference = (nesterov: boolean) =>
+      [1, -2].map((start) => {
+        let [w, velocity] = [start, 0];
+        for (let i = 0; i < 3; i++) {
+          const g = 2 * w + 0.1 * w;
+          velocity = 0.9 * velocity + g;
+          w -= 0.1 * (nesterov ? g + 0.9 * velocity : velocity);
+        }
+        return w;
+      });
+    for (const nesterov of [false, true]) {
+      near(
+        await minimise((w) => new optim.SGD([w], { lr: 0.1, momentum: 0.9, weightDecay: 0.1, nesterov }), 3),
+        reference(nesterov),
+      );
+    }
+  });
+
+  it("Adam and AdamW differ by where the decay goes", async () => {
+    const reference = (decoupled: boolean) =>
+      [1, -2].map((start) => {
+        let [w, m, v] = [start, 0, 0];
+        for (let t = 1; t <= 3; t++) {
+          if (decoupled) w *= 1 - 0.1 * 0.5;
+          const g = 2 * w * (decoupled ? 1 / (1 - 0.1 * 0.5) : 1) + (decoupled ? 0 : 0.5 * w);
+          m = 0.9 * m + 0.1 * g;
+          v = 0.999 * v + 0.001 * g * g;
+          w -= (0.1 * (m / (1 - 0.9 ** t))) / (Math.sqrt(v / (1 - 0.999 ** t)) + 1e-8);
+        }
+        return w;
+      });
+    near(await minimise((w) => new optim.AdamW([w], { lr: 0.1, weightDecay: 0.5 }), 3), reference(true));
+    near(await minimise((w) => new optim.Adam([w], { lr: 0.1, weightDecay: 0.5 }), 3), reference(false));
+  });
+
+  it("takes groups with settings of their own, in proportion to one learning rate", async () => {
+    const [a, b] = [new nn.Parameter(tensor([1])), new nn.Parameter(tensor([1]))];
+    const optimizer = new optim.SGD([{ params: [a] }, { params: [b], lr: 0.2 }], { lr: 0.1 });
+    optimizer.lr = 0.05;
+    a.sum().add(b.sum()).backward();
+    optimizer.step();
+    await sync();
+    near([await a.item(), await b.item()], [0.95, 0.9]);
+  });
+
+  it("goes on from a saved state as if it had not stopped", async () => {
+    const run = async (interrupt: boolean) => {
+      manualSeed(5);
+      let layer = new nn.Linear(3, 3);
+      let optimizer = new optim.AdamW(layer.parameters(), { lr: 0.1 });
+      for (let i = 0; i < 6; i++) {
+        if (interrupt && i === 3) {
+          [...layer.namedParameters()];
+          const [weights, state] = [layer.stateDict(), optimizer.stateDict()];
+          layer = new nn.Linear(3, 3);
+          [...layer.namedParameters()];
+          layer.loadStateDict(weights);
+          optimizer = new optim.AdamW(layer.parameters(), { lr: 0.1 });
+          optimizer.loadStateDict(state);
+        }
+        layer
+          .forward(tensor([[1, 2, 3]]))
+          .square()
+          .sum()
+          .backward();
+        optimizer.step();
+        optimizer.zeroGrad();
+        await sync();
+      }
+      return layer.weight.array();
+    };
+    expect(await run(true)).toEqual(await run(false));
+  });
+
+  it("clips to the joint norm and tells the norm before", async () => {
+    const [a, b] = [new nn.Parameter(tensor([3])), new nn.Parameter(tensor([4]))];
+    a.mul(3).sum().add(b.mul(4).sum()).backward();
+    const norm = optim.clipGradNorm([a, b], 1);
+    expect(await norm.item()).toBeCloseTo(5, 5);
+    near([(await a.grad?.item()) as number, (await b.grad?.item()) as number], [0.6, 0.8]);
+  });
+
+  it("refuses to update a leaf outside noGrad", async () => {
+    const w = new nn.Parameter(tensor([1]));
+    expect(() => w.add_(w)).toThrow(/noGrad/);
+    noGrad(() => w.add_(1));
+    expect(await w.item()).toBe(2);
+  });
+
+  it("follows its schedules", () => {
+    const { constant, linear, cosine } = optim.schedules;
+    const options = { lr: 1, steps: 10, warmup: 2, min: 0.1 };
+    expect([0, 1, 2, 9].map(constant(options))).toEqual([0.5, 1, 1, 1]);
+    near([2, 6, 10, 99].map(linear(options)), [1, 0.55, 0.1, 0.1]);
+    near([1, 2, 6, 10].map(cosine(options)), [1, 1, 0.55, 0.1]);
+  });
+});
+
+describe("functional", () => {
+  it("reduces cross entropy over the targets that count", async () => {
+    const logits = randn([3, 5]);
+    const target = tensor([1, -100, 4], { dtype: "int32" });
+    const [one, skipped, two] = (await F.crossEntropy(logits, target, {
+      reduction: "none",
+    }).array()) as number[];
+    expect(skipped).toBe(0);
+    expect(await F.crossEntropy(logits, target).item()).toBeCloseTo((one + two) / 2, 5);
+    expect(await F.crossEntropy(logits, target, { reduction: "sum" }).item()).toBeCloseTo(one + two, 5);
+    expect(() => F.crossEntropy(logits, zeros([3]))).toThrow(/not integers/);
+    expect(() => F.crossEntropy(logits, tensor([1], { dtype: "int32" }))).toThrow(/\[3, 5\].*\[1\]/);
+  });
+
+  it("attends with grouped queries as with repeated keys", async () => {
+    const [q, k, v] = [randn([2, 4, 5, 8]), randn([2, 2, 5, 8]), randn([2, 2, 5, 8])];
+    await sync(q, k, v);
+    const repeat = (x: Tensor) => x.unsqueeze(2).expand([2, 2, 2, 5, 8]).reshape([2, 4, 5, 8]);
+    const a = (await F.scaledDotProductAttention(q, k, v, { causal: true }).data()) as Float32Array;
+    const b = (await F.scaledDotProductAttention(q, repeat(k), repeat(v), {
+      causal: true,
+    }).data()) as Float32Array;
+    a.forEach((value, i) => void expect(value).toBeCloseTo(b[i], 5));
+  });
+});
