@@ -16,8 +16,9 @@ struct KernelArgs {
   std::byte* scratch;  // 64-byte aligned, `scratchBytes` long, undefined content
 };
 
-/// A compiled piece of work with every shape known. `run` may use every thread of the device (parallel.h) and is
-/// called by one thread at a time. It throws ProgramError for what only data can show (an index out of range).
+/// A compiled piece of work with every shape known. `run` may use every thread of the device (parallel.h) and
+/// is called by one thread at a time. It throws ProgramError for what only data can show (an index out of
+/// range).
 class Kernel {
  public:
   virtual ~Kernel() = default;
@@ -27,16 +28,17 @@ class Kernel {
 /// A kernel and what the planner must know of it.
 struct MadeKernel {
   std::unique_ptr<Kernel> kernel;
-  std::string label;  // for traces: "matmul f32 2048x288 * 288x768 + residual"
+  std::string label;   // for traces: "matmul f32 2048x288 * 288x768 + residual"
   std::string detail;  // what it computes, where the label does not say: a fused expression
   size_t scratchBytes = 0;
-  /// (write, read): this write may share its memory with this read, when the read is dense, of the same byte size and
-  /// not needed afterwards.
+  /// (write, read): this write may share its memory with this read, when the read is dense, of the same byte
+  /// size and not needed afterwards.
   std::vector<std::pair<uint32_t, uint32_t>> inPlace;
   double flops = 0;
 };
 
-/// What a library kernel is made from: the node, how each operand is laid out in its buffer, the (dense) result types.
+/// What a library kernel is made from: the node, how each operand is laid out in its buffer, the (dense)
+/// result types.
 struct KernelRequest {
   const Node& node;
   std::vector<Layout> operands;
@@ -57,17 +59,18 @@ const KernelEntry* findKernel(Op op);
 /// One scheduled call.
 struct Step {
   MadeKernel made;
-  std::vector<ValueId> reads;   // program values or temporaries of the lowering
+  std::vector<ValueId> reads;  // program values or temporaries of the lowering
   std::vector<ValueId> writes;
   int64_t node = -1;  // for errors and traces
 };
 
-/// The program as kernel calls, in an order that respects every dependency. `values` extends the program's with the
-/// lowering's own temporaries. Outputs that are views of something are materialised by a step.
+/// The program as kernel calls, in an order that respects every dependency. `values` extends the program's
+/// with the lowering's own temporaries. Outputs that are views of something are materialised by a step.
 struct Lowered {
   std::vector<TensorType> values;
   std::vector<Step> steps;
-  /// By program output: the value that holds it. May be an input's id where the output is that input unchanged.
+  /// By program output: the value that holds it. May be an input's id where the output is that input
+  /// unchanged.
   std::vector<ValueId> outputs;
   /// Values known at compile time (constants), uploaded once with the executable.
   std::vector<std::pair<ValueId, std::vector<uint8_t>>> constants;

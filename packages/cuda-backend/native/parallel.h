@@ -6,11 +6,13 @@
 
 namespace lazuli {
 
-/// Threads a kernel may use: LAZULI_THREADS, else the processors this process may run on. The pool is OpenMP's, which
-/// oneDNN uses too, so the two never compete; every kernel is run by the device's one executor thread.
+/// Threads a kernel may use: LAZULI_THREADS, else the processors this process may run on. The pool is
+/// OpenMP's, which oneDNN uses too, so the two never compete; every kernel is run by the device's one
+/// executor thread.
 int threadCount();
 
-/// Makes the calling thread one that runs kernels: OpenMP counts threads by the thread that asks, and oneDNN asks it.
+/// Makes the calling thread one that runs kernels: OpenMP counts threads by the thread that asks, and oneDNN
+/// asks it.
 void adoptThreadPool();
 
 /// A borrowed callable; the callee must not keep it.
@@ -21,8 +23,7 @@ class FunctionRef<R(A...)> {
  public:
   template <class F>
   FunctionRef(F&& f)  // NOLINT: implicit by design, for lambdas at the call
-      : object_(const_cast<void*>(static_cast<const void*>(&f))),
-        call_([](void* object, A... args) -> R {
+      : object_(const_cast<void*>(static_cast<const void*>(&f))), call_([](void* object, A... args) -> R {
           return (*static_cast<std::remove_reference_t<F>*>(object))(std::forward<A>(args)...);
         }) {}
   R operator()(A... args) const { return call_(object_, std::forward<A>(args)...); }
@@ -32,9 +33,9 @@ class FunctionRef<R(A...)> {
   R (*call_)(void*, A...);
 };
 
-/// Calls `body(begin, end)` over pieces of [0, n) of about `grain` or more, on the pool, dynamically; every `begin` is a
-/// multiple of `grain`. Rethrows the first exception after all have stopped. Runs inline when there is one piece or
-/// when already inside a parallel region.
+/// Calls `body(begin, end)` over pieces of [0, n) of about `grain` or more, on the pool, dynamically; every
+/// `begin` is a multiple of `grain`. Rethrows the first exception after all have stopped. Runs inline when
+/// there is one piece or when already inside a parallel region.
 void parallelFor(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> body);
 
 /// Calls `body(thread, threads)` once on each thread of the pool. The same exception rule.

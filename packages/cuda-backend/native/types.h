@@ -33,21 +33,24 @@ struct TensorType {
   size_t bytes() const { return static_cast<size_t>(elements()) * sizeBytes(dtype); }
 };
 
-/// How a value is read: a strided window into some buffer. Strides and offset are in elements; a stride may be 0
-/// (broadcast) or negative (flip).
+/// How a value is read: a strided window into some buffer. Strides and offset are in elements; a stride may
+/// be 0 (broadcast) or negative (flip).
 struct Layout {
   DType dtype = DType::f32;
   Dims shape;
   Dims strides;
   int64_t offset = 0;
 
-  static Layout dense(const TensorType& type) { return {type.dtype, type.shape, denseStrides(type.shape), 0}; }
+  static Layout dense(const TensorType& type) {
+    return {type.dtype, type.shape, denseStrides(type.shape), 0};
+  }
   int64_t elements() const { return lazuli::elements(shape); }
   /// Row-major without gaps, starting at 0 (dims of size 1 may have any stride).
   bool isDense() const;
 };
 
-/// What a user's program got wrong, or what a run met; `node` is the position in the program, -1 where none applies.
+/// What a user's program got wrong, or what a run met; `node` is the position in the program, -1 where none
+/// applies.
 class ProgramError : public std::runtime_error {
  public:
   explicit ProgramError(const std::string& what, int64_t node = -1) : std::runtime_error(what), node(node) {}

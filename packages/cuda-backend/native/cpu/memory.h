@@ -39,8 +39,8 @@ class Block {
 
 /// A device's memory: blocks for buffers, and one arena that every executable uses in turn. Freed blocks are
 /// kept for the next of their size, and the arena from run to run, because memory fresh from the system costs
-/// a page fault every few kilobytes. Large pieces are mapped, aligned to huge pages. Any thread may take and
-/// give back; the arena is the executor's.
+/// a page fault every few kilobytes. Large pieces are mapped, aligned to huge pages (LAZULI_HUGE_PAGES=1 asks
+/// for them). Any thread may take and give back; the arena is the executor's.
 class CpuMemory {
  public:
   explicit CpuMemory(size_t limitBytes) : limit_(limitBytes) {}

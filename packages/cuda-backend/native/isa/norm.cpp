@@ -65,7 +65,8 @@ inline Moments<T> momentsOf(const T* x, int64_t width, double eps) {
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < width; ++i) sum += load(x[i]);
   const A mean = sum / size;
-  // What the rounded mean missed is seen in the centred values (the corrected two-pass algorithm, Chan et al. 1983).
+  // What the rounded mean missed is seen in the centred values (the corrected two-pass algorithm, Chan et al.
+  // 1983).
 #pragma omp simd reduction(+ : rest, squares)
   for (int64_t i = 0; i < width; ++i) {
     const A centred = load(x[i]) - mean;
