@@ -71,7 +71,7 @@ bench("matmul", "matrix products")
   .action(async ({ json, ...options }) => print(await matmulBenchmark(options), json));
 training("compare", "training beside PyTorch and JAX (PEER_PYTHON: a python that has them)")
   .option("--rounds <n>", "runs of each, in turn", count, 3)
-  .option("--peers <names>", `of ${peerNames.join(",")}`, peers, ["torch", "jax"])
+  .option("--peers <names>", `of ${peerNames.join(",")}`, peers, [...peerNames])
   .option("--peer-dir <folder>", "where the peers' scripts are", process.env.PEER_DIR ?? "../shared/peers")
   .action(async ({ json, ...options }) => {
     const onRun = (name: string, round: number, line: Result): void => {

@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import {
   byteTokenizer,
   configure,
@@ -56,7 +56,7 @@ async function main(paths: readonly string[]): Promise<void> {
 
   const reporter = barReporter();
   reporter.info(
-    `Llama over bytes, ${(model.numParameters() / 1e6).toFixed(2)} M parameters; ${(text.length / 1e6).toFixed(1)} MB of text from ${name}`,
+    `Llama over bytes, ${(model.numParameters() / 1e6).toFixed(2)} M parameters; ${(text.length / 1e6).toFixed(1)} MB of text from ${paths.map((path) => basename(path)).join(", ")}`,
   );
   const points: LossPoint[] = [];
   const validate = async (step: number): Promise<number> => {
