@@ -24,11 +24,11 @@ inline constexpr size_t laneBytes(Lane lane) { return kLaneBytes[static_cast<int
 
 // Names that are also IR ops map one to one (fuse_emit.cpp). A(numeric lanes), F(float lanes).
 #define LAZULI_TILE_UNARY_A(X) X(neg) X(abs) X(sign) X(square) X(relu) X(floor) X(ceil) X(round) X(trunc)
-#define LAZULI_TILE_UNARY_F(X)                                                                           \
-  X(exp)                                                                                                 \
-  X(exp2)                                                                                                \
-  X(expm1) X(log) X(log1p) X(log2) X(sqrt) X(rsqrt) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) \
-      X(cosh) X(tanh) X(sigmoid) X(erf) X(reciprocal) X(silu) X(softplus)
+#define LAZULI_TILE_UNARY_POWERS(X) X(exp) X(exp2) X(expm1) X(log) X(log1p) X(log2) X(sqrt) X(rsqrt)
+#define LAZULI_TILE_UNARY_ANGLES(X) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) X(sinh) X(cosh)
+#define LAZULI_TILE_UNARY_SHAPES(X) X(tanh) X(sigmoid) X(erf) X(reciprocal) X(silu) X(softplus)
+#define LAZULI_TILE_UNARY_F(X) \
+  LAZULI_TILE_UNARY_POWERS(X) LAZULI_TILE_UNARY_ANGLES(X) LAZULI_TILE_UNARY_SHAPES(X)
 #define LAZULI_TILE_UNARY_BOOL(X) X(logical_not) X(isnan) X(isinf) X(isfinite)
 #define LAZULI_TILE_BINARY_A(X) \
   X(add) X(sub) X(mul) X(div) X(pow) X(maximum) X(minimum) X(remainder) X(floor_divide)
