@@ -2,12 +2,20 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <exception>
+#include <mutex>
+#include <system_error>
 #include <thread>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
 #endif
 #if defined(_OPENMP)
 #include <omp.h>
@@ -16,34 +24,15 @@
 namespace lazuli {
 namespace {
 
+using Microseconds = std::chrono::microseconds;
+
 constexpr int kMostThreads = 1024;
 // Pieces for each thread: enough to even out a thread that the system interrupts.
 constexpr int64_t kPiecesPerThread = 16;
-
-/// Keeps the first exception that any thread throws; an exception must not leave an OpenMP region.
-class FirstError {
- public:
-  template <class F>
-  void guard(F&& work) noexcept {
-    try {
-      work();
-    } catch (...) {
-      if (!taken_.exchange(true)) error_ = std::current_exception();
-    }
-  }
-  bool any() const { return taken_.load(std::memory_order_relaxed); }
-  /// Only after every thread has stopped.
-  void rethrow() const {
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  std::atomic<bool> taken_{false};
-  std::exception_ptr error_;
-};
-
-#if defined(_OPENMP)
-bool inParallel() { return omp_in_parallel() != 0; }
+// How long a worker looks for the next job before it sleeps (the kernels of a program follow each other
+// within microseconds), and the caller for the last piece of a worker.
+constexpr Microseconds kWorkerPatience{100};
+constexpr Microseconds kCallerPatience{20};
 
 int availableProcessors() {
 #if defined(__linux__)
@@ -52,68 +41,176 @@ int availableProcessors() {
 #endif
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
-#else
-bool inParallel() { return false; }
+
+/// Spins until `done` holds, no longer than `patience`.
+template <class Done>
+bool spin(Microseconds patience, Done done) {
+  auto until = std::chrono::steady_clock::now() + patience;
+  do {
+    for (int i = 0; i < 32; i++) {
+      if (done()) return true;
+#if defined(__x86_64__)
+      _mm_pause();
 #endif
+    }
+  } while (std::chrono::steady_clock::now() < until);
+  return false;
+}
+
+/// True in a piece of a job: what it calls runs inline.
+thread_local bool inJob = false;
+
+/// The workers of one calling thread. A job is a number of pieces that the caller and the workers take one by
+/// one; the caller waits only for workers that have taken one. A worker that the system is not running costs
+/// nothing that way, where a barrier would cost a time slice: on a busy machine the difference is manifold.
+class Pool {
+ public:
+  explicit Pool(int threads) {
+    try {
+      for (int i = 1; i < threads; i++) workers_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {  // the system gives no more threads: there are enough, slower
+    }
+  }
+
+  ~Pool() {
+    ending_ = true;
+    wake();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  void run(int64_t pieces, FunctionRef<void(int64_t)> piece) {
+    piece_ = &piece;
+    pieces_ = pieces;
+    next_ = 0;
+    failed_ = false;
+    error_ = nullptr;
+    gate_ = kOpen;
+    wake();
+    inJob = true;
+    takePieces();
+    inJob = false;
+    close();
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  static constexpr int kOpen = 1 << 30;
+
+  void takePieces() {
+    try {
+      for (int64_t i = next_++; i < pieces_ && !failed_; i = next_++) (*piece_)(i);
+    } catch (...) {
+      if (!failed_.exchange(true)) error_ = std::current_exception();
+    }
+  }
+
+  void wake() {
+    jobs_++;
+    if (sleepers_ == 0) return;
+    { std::lock_guard lock(mutex_); }  // a worker about to sleep has counted itself, and waits now
+    awake_.notify_all();
+  }
+
+  /// Lets no more workers in, and waits for those that are. Only then may the job's fields change.
+  void close() {
+    if (gate_.fetch_and(~kOpen) == kOpen) return;
+    if (spin(kCallerPatience, [&] { return gate_ == 0; })) return;
+    std::unique_lock lock(mutex_);
+    callerWaits_ = true;
+    empty_.wait(lock, [&] { return gate_ == 0; });
+    callerWaits_ = false;
+  }
+
+  bool enter() {
+    int gate = gate_;
+    while ((gate & kOpen) != 0 && next_ < pieces_) {
+      if (gate_.compare_exchange_weak(gate, gate + 1)) return true;
+    }
+    return false;
+  }
+
+  void leave() {
+    if (gate_.fetch_sub(1) != 1 || !callerWaits_) return;
+    { std::lock_guard lock(mutex_); }
+    empty_.notify_one();
+  }
+
+  void work() {
+    inJob = true;
+    adoptThreadPool();
+    while (!ending_) {
+      int64_t seen = jobs_;
+      if (enter()) {
+        takePieces();
+        leave();
+      }
+      if (spin(kWorkerPatience, [&] { return jobs_ != seen; })) continue;
+      std::unique_lock lock(mutex_);
+      sleepers_++;
+      awake_.wait(lock, [&] { return jobs_ != seen; });
+      sleepers_--;
+    }
+  }
+
+  // Lines of their own: every thread writes the second, the first and third are mostly read.
+  alignas(64) std::atomic<int> gate_{0};  // workers inside the job, and kOpen while more may come
+  std::atomic<int64_t> jobs_{0};          // rises with each
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<int64_t> pieces_{0};
+  std::atomic<FunctionRef<void(int64_t)>*> piece_{nullptr};
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;
+
+  std::mutex mutex_;
+  std::condition_variable awake_, empty_;
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> callerWaits_{false}, ending_{false};
+  std::vector<std::thread> workers_;
+};
+
+void runPieces(int64_t pieces, FunctionRef<void(int64_t)> piece) {
+  thread_local Pool pool(threadCount());
+  pool.run(pieces, piece);
+}
 
 }  // namespace
 
 int threadCount() {
-#if defined(_OPENMP)
   static const int count = [] {
     const char* text = std::getenv("LAZULI_THREADS");
     int wanted = text ? std::atoi(text) : 0;
     return std::clamp(wanted > 0 ? wanted : availableProcessors(), 1, kMostThreads);
   }();
   return count;
-#else
-  return 1;
-#endif
 }
 
 void adoptThreadPool() {
 #if defined(_OPENMP)
-  omp_set_num_threads(threadCount());
+  omp_set_num_threads(inJob ? 1 : threadCount());
 #endif
 }
 
 void parallelRegion(FunctionRef<void(int, int)> body) {
-  if (threadCount() == 1 || inParallel()) {
+  int threads = threadCount();
+  if (threads == 1 || inJob) {
     body(0, 1);
     return;
   }
-#if defined(_OPENMP)
-  FirstError error;
-#pragma omp parallel num_threads(threadCount())
-  error.guard([&] { body(omp_get_thread_num(), omp_get_num_threads()); });
-  error.rethrow();
-#endif
+  runPieces(threads, [&](int64_t thread) { body(static_cast<int>(thread), threads); });
 }
 
 void parallelFor(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> body) {
   if (n <= 0) return;
   grain = std::max<int64_t>(grain, 1);
-  if (n <= grain || threadCount() == 1 || inParallel()) {
+  if (n <= grain || threadCount() == 1 || inJob) {
     body(0, n);
     return;
   }
-#if defined(_OPENMP)
   // A multiple of the grain, so that a grain chosen for alignment keeps every piece aligned.
   int64_t grains = (n - 1) / grain + 1;
   int64_t most = kPiecesPerThread * threadCount();
   int64_t piece = ((grains - 1) / most + 1) * grain;
-  int64_t pieces = (n - 1) / piece + 1;
-  int threads = static_cast<int>(std::min<int64_t>(pieces, threadCount()));
-  std::atomic<int64_t> next{0};
-  FirstError error;
-#pragma omp parallel num_threads(threads)
-  error.guard([&] {
-    for (int64_t i = next++; i < pieces && !error.any(); i = next++) {
-      body(i * piece, std::min(n, (i + 1) * piece));
-    }
-  });
-  error.rethrow();
-#endif
+  runPieces((n - 1) / piece + 1, [&](int64_t i) { body(i * piece, std::min(n, (i + 1) * piece)); });
 }
 
 }  // namespace lazuli

@@ -6,13 +6,11 @@
 
 namespace lazuli {
 
-/// Threads a kernel may use: LAZULI_THREADS, else the processors this process may run on. The pool is
-/// OpenMP's, which oneDNN uses too, so the two never compete; every kernel is run by the device's one
-/// executor thread.
+/// Threads a kernel may use: LAZULI_THREADS, else the processors this process may run on.
 int threadCount();
 
-/// Makes the calling thread one that runs kernels: OpenMP counts threads by the thread that asks, and oneDNN
-/// asks it.
+/// Tells OpenMP, which oneDNN runs on, how many threads the calling thread may use: those of the pool, or one
+/// inside a piece of work that runs on the pool. OpenMP keeps that number by thread.
 void adoptThreadPool();
 
 /// A borrowed callable; the callee must not keep it.
@@ -38,7 +36,8 @@ class FunctionRef<R(A...)> {
 /// there is one piece or when already inside a parallel region.
 void parallelFor(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> body);
 
-/// Calls `body(thread, threads)` once on each thread of the pool. The same exception rule.
+/// Calls `body(thread, threads)` once for each thread of the pool; one thread may be given several of these
+/// calls, one after the other. The same exception rule.
 void parallelRegion(FunctionRef<void(int, int)> body);
 
 }  // namespace lazuli
