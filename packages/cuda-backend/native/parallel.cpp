@@ -17,9 +17,6 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace lazuli {
 namespace {
@@ -137,7 +134,6 @@ class Pool {
 
   void work() {
     inJob = true;
-    adoptThreadPool();
     while (!ending_) {
       int64_t seen = jobs_;
       if (enter()) {
@@ -184,12 +180,6 @@ int threadCount() {
   return count;
 }
 
-void adoptThreadPool() {
-#if defined(_OPENMP)
-  omp_set_num_threads(inJob ? 1 : threadCount());
-#endif
-}
-
 void parallelRegion(FunctionRef<void(int, int)> body) {
   int threads = threadCount();
   if (threads == 1 || inJob) {
@@ -211,6 +201,18 @@ void parallelFor(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> b
   int64_t most = kPiecesPerThread * threadCount();
   int64_t piece = ((grains - 1) / most + 1) * grain;
   runPieces((n - 1) / piece + 1, [&](int64_t i) { body(i * piece, std::min(n, (i + 1) * piece)); });
+}
+
+void parallelTasks(int64_t tasks, int threads, FunctionRef<void(int64_t, int)> body) {
+  if (threads == 1 || tasks == 1 || inJob) {
+    for (int64_t task = 0; task < tasks; task++) body(task, 0);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  runPieces(std::min<int64_t>(threads, tasks), [&](int64_t thread) {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+      body(task, static_cast<int>(thread));
+  });
 }
 
 }  // namespace lazuli

@@ -9,10 +9,6 @@ namespace lazuli {
 /// Threads a kernel may use: LAZULI_THREADS, else the processors this process may run on.
 int threadCount();
 
-/// Tells OpenMP, which oneDNN runs on, how many threads the calling thread may use: those of the pool, or one
-/// inside a piece of work that runs on the pool. OpenMP keeps that number by thread.
-void adoptThreadPool();
-
 /// A borrowed callable; the callee must not keep it.
 template <class Signature>
 class FunctionRef;
@@ -39,5 +35,9 @@ void parallelFor(int64_t n, int64_t grain, FunctionRef<void(int64_t, int64_t)> b
 /// Calls `body(thread, threads)` once for each thread of the pool; one thread may be given several of these
 /// calls, one after the other. The same exception rule.
 void parallelRegion(FunctionRef<void(int, int)> body);
+
+/// Calls `body(task, thread)` for each task of [0, tasks), dynamically, on up to `threads` threads, numbered
+/// from 0: a thread's number finds memory of its own. The same exception rule.
+void parallelTasks(int64_t tasks, int threads, FunctionRef<void(int64_t, int)> body);
 
 }  // namespace lazuli

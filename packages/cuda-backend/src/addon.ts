@@ -74,9 +74,6 @@ export function addon(): Addon {
 }
 
 function load(): Addon {
-  // Between kernels the pool's threads spin, by libgomp's default for milliseconds: on processors that others use too, a
-  // step then takes a hundred times as long. About 0.1 ms covers the gap between two kernels. Read when the addon loads.
-  process.env.GOMP_SPINCOUNT ??= "10000";
   const path =
     process.env.LAZULI_ADDON || fileURLToPath(new URL("../../../build/Release/lazuli.node", import.meta.url));
   const advice = "run `npm run build`";

@@ -215,7 +215,7 @@ export class Engine {
     await this.inFlight;
   }
 
-  /** The values this step keeps, in the order the program makes them, and the buffers their updates replace. */
+  /** The values this step keeps, and the buffers their updates replace. */
   private takeRoots(): { roots: Node[]; holders: Holder[]; replaced: Set<DeviceBuffer> } {
     const roots = new Set<Node>();
     const replaced = new Set<DeviceBuffer>();
@@ -235,7 +235,8 @@ export class Engine {
     this.pendingCount = 0;
     this.randomState.key = null;
     this.randomState.stream = 0;
-    return { roots: [...roots], holders, replaced };
+    // In the order of recording: a step that assigns the same values in another order is the same program.
+    return { roots: [...roots].sort((a, b) => a.id - b.id), holders, replaced };
   }
 
   private runProgram(
@@ -252,14 +253,7 @@ export class Engine {
     let program = this.cache.find(hash, encoded.words);
     const cached = program !== null;
     if (!program) {
-      program = this.compile(
-        hash,
-        encoded.words.slice(),
-        nodes,
-        roots,
-        encoded.inputs,
-        encoded.inputs.map(isDonated),
-      );
+      program = this.compile(hash, encoded.words.slice(), nodes, roots, encoded.inputs, isDonated);
       this.cache.add(hash, program);
     }
 
@@ -312,10 +306,11 @@ export class Engine {
     nodes: readonly Node[],
     roots: readonly Node[],
     inputs: readonly Node[],
-    donated: readonly boolean[],
+    isDonated: (input: Node) => boolean,
   ): CachedProgram {
     const number = ++this.programs;
-    const summary = summarize(nodes.filter((node) => node.storage === null));
+    const recorded = nodes.filter((node) => node.storage === null);
+    const summary = summarize(recorded, roots, inputs, isDonated);
     const reason = explainMiss(this.cache.last?.summary ?? null, summary);
     const started = performance.now();
     const graph = runPasses(closeGraph(nodes, roots, inputs), standardPasses(this.options.supports), {
@@ -329,7 +324,7 @@ export class Engine {
     const program = encodeNodes(compiledNodes, graph.outputs, {
       isInput,
       inputs: graph.inputs,
-      isDonated: (_, index) => donated[index],
+      isDonated: (_, index) => isDonated(inputs[index]),
     });
     const places = compiledNodes.map((node) => ({ op: node.op.name, scope: node.scope }));
     let compiled: ReturnType<NativeDevice["compile"]>;
@@ -341,7 +336,7 @@ export class Engine {
     this.events.compile$.next({
       program: number,
       hash,
-      recordedNodes: summary.length,
+      recordedNodes: recorded.length,
       compiledNodes: compiledNodes.length,
       reason,
       passesMs: passed - started,

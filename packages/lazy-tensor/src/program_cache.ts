@@ -9,6 +9,8 @@ export interface NodeSummary {
   readonly type: string;
   readonly attrs: string;
   readonly scope: string;
+  /** By operand: what it is, as "node 4" or "input 2". */
+  readonly operands: readonly string[];
 }
 
 export interface CachedProgram {
@@ -19,26 +21,62 @@ export interface CachedProgram {
   /** By node of the compiled graph, for errors the device reports by position. */
   readonly places: readonly Place[];
   /** Of the recorded graph. */
-  readonly summary: readonly NodeSummary[];
+  readonly summary: ProgramSummary;
 }
 
-export function summarize(nodes: readonly Node[]): NodeSummary[] {
-  return nodes.map((node) => ({
-    op: node.op.name,
-    type: node.types.map(formatType).join(", "),
-    attrs: Object.entries(node.attrs)
-      .filter(([, value]) => !(value instanceof Uint8Array))
-      .map(([key, value]) => `${key}=${value}`)
-      .join(" "),
-    scope: node.scope,
-  }));
+/** A recorded program in a few words. */
+export interface ProgramSummary {
+  readonly nodes: readonly NodeSummary[];
+  /** By input: its type, and whether its memory is taken over. */
+  readonly inputs: readonly { readonly type: string; readonly donated: boolean; readonly user: string }[];
+  /** Positions in `nodes` of the values that are kept. */
+  readonly kept: readonly number[];
+}
+
+export function summarize(
+  nodes: readonly Node[],
+  roots: readonly Node[],
+  inputs: readonly Node[],
+  isDonated: (input: Node) => boolean,
+): ProgramSummary {
+  const positions = new Map(nodes.map((node, i) => [node, i]));
+  const names = new Map(nodes.map((node, i) => [node, `node ${i}`]));
+  for (const [i, node] of inputs.entries()) names.set(node, `input ${i}`);
+  const users = new Map<Node, Node>();
+  for (const node of nodes)
+    for (const operand of node.inputs) if (!users.has(operand)) users.set(operand, node);
+  return {
+    nodes: nodes.map((node) => ({
+      op: node.op.name,
+      type: node.types.map(formatType).join(", "),
+      attrs: Object.entries(node.attrs)
+        .filter(([, value]) => !(value instanceof Uint8Array))
+        .map(([key, value]) => `${key}=${value}`)
+        .join(" "),
+      scope: node.scope,
+      operands: node.inputs.map((operand) => names.get(operand) as string),
+    })),
+    inputs: inputs.map((node) => {
+      const user = users.get(node);
+      return {
+        type: formatType(node.type),
+        donated: isDonated(node),
+        user: user ? ` (read by ${user.op.name}${user.scope ? ` in ${user.scope}` : ""})` : "",
+      };
+    }),
+    kept: roots.map((root) => positions.get(root) ?? -1),
+  };
 }
 
 const at = (node: NodeSummary): string => (node.scope ? ` in ${node.scope}` : "");
 
 /** The first difference between the program that ran last and the one that is to run, in words. */
-export function explainMiss(previous: readonly NodeSummary[] | null, next: readonly NodeSummary[]): string {
+export function explainMiss(previous: ProgramSummary | null, next: ProgramSummary): string {
   if (!previous) return "first program";
+  return explainNodes(previous.nodes, next.nodes) ?? explainEnds(previous, next);
+}
+
+function explainNodes(previous: readonly NodeSummary[], next: readonly NodeSummary[]): string | null {
   const count = Math.min(previous.length, next.length);
   for (let i = 0; i < count; i++) {
     const a = previous[i];
@@ -47,13 +85,38 @@ export function explainMiss(previous: readonly NodeSummary[] | null, next: reado
     if (a.type !== b.type) return `node ${i}, ${b.op}${at(b)}: result is ${b.type}, was ${a.type}`;
     if (a.attrs !== b.attrs) return `node ${i}, ${b.op}${at(b)}: attributes {${b.attrs}}, were {${a.attrs}}`;
   }
-  if (previous.length !== next.length) {
-    const longer = next.length > previous.length ? next : previous;
-    const verb = next.length > previous.length ? "more" : "fewer";
-    const extra = longer[count];
-    return `${Math.abs(next.length - previous.length)} ${verb} nodes, from ${extra.op}${at(extra)} on`;
+  if (previous.length === next.length) return null;
+  const longer = next.length > previous.length ? next : previous;
+  const verb = next.length > previous.length ? "more" : "fewer";
+  const extra = longer[count];
+  return `${Math.abs(next.length - previous.length)} ${verb} nodes, from ${extra.op}${at(extra)} on`;
+}
+
+function explainEnds(previous: ProgramSummary, next: ProgramSummary): string {
+  const where = (position: number): string => {
+    const node = next.nodes[position];
+    return node ? `node ${position}, ${node.op}${at(node)}` : "an input";
+  };
+  const before = new Set(previous.kept);
+  const after = new Set(next.kept);
+  for (const position of after)
+    if (!before.has(position)) return `the value of ${where(position)} is kept, was not`;
+  for (const position of before)
+    if (!after.has(position)) return `the value of ${where(position)} is not kept, was`;
+  if (previous.inputs.length !== next.inputs.length)
+    return `it reads ${next.inputs.length} values from before the step, was ${previous.inputs.length}`;
+  for (const [i, b] of next.inputs.entries()) {
+    const a = previous.inputs[i];
+    if (a.type !== b.type) return `input ${i}${b.user} is ${b.type}, was ${a.type}`;
+    if (a.donated !== b.donated)
+      return `the memory of input ${i}, ${b.type}${b.user}, is ${b.donated ? "" : "not "}taken over by its new value, ${b.donated ? "was not" : "was"}`;
   }
-  return "the same ops, on inputs or outputs that differ (shapes, donation, or which values are kept)";
+  for (const [i, b] of next.nodes.entries()) {
+    const a = previous.nodes[i];
+    const k = b.operands.findIndex((operand, index) => operand !== a.operands[index]);
+    if (k >= 0) return `node ${i}, ${b.op}${at(b)}: operand ${k} is ${b.operands[k]}, was ${a.operands[k]}`;
+  }
+  return "the same values, kept in another order";
 }
 
 function sameWords(a: Uint32Array, b: Uint32Array): boolean {

@@ -12,6 +12,7 @@ import {
   randn,
   StaleTensorError,
   sync,
+  type Tensor,
   tensor,
   zeros,
 } from "../src/index.js";
@@ -149,6 +150,48 @@ describe("training", () => {
     await step(x, y);
     await step(x.slice(1), y.slice(1));
     expect(compiles.length).toBe(3);
+  });
+
+  it("compiles the step once though its state was given first values in another order", async () => {
+    const [a, b] = [new nn.Parameter(tensor([1])), new nn.Parameter(tensor([2]))];
+    for (const param of [b, a]) nn.init.constant_(param, 3);
+    const optimizer = new optim.SGD([a, b], { lr: 1 });
+    for (let i = 0; i < 3; i++) {
+      a.mul(b).sum().backward();
+      optimizer.step();
+      optimizer.zeroGrad();
+      await sync();
+    }
+    expect(compiles.map(({ reason }) => reason)).toHaveLength(2);
+  });
+
+  it("says why the same ops are compiled again: what is kept, whose memory is taken over, how they are wired", async () => {
+    const reasonOf = async (record: () => unknown): Promise<string> => {
+      const held = record();
+      await sync();
+      expect(held).toBeDefined();
+      return compiles.at(-1)?.reason ?? "";
+    };
+    const [x, y, state] = [tensor([1, 2]), tensor([3, 4]), new nn.Buffer(tensor([5, 6]))];
+    await sync();
+    await reasonOf(() => x.exp().add(y));
+    const both = (): Tensor[] => {
+      const middle = x.exp();
+      engine.keep(middle.node);
+      return [middle, middle.add(y)];
+    };
+    expect(await reasonOf(both)).toBe("the value of node 0, exp is kept, was not");
+    expect(await reasonOf(() => x.exp().add(x))).toBe("the value of node 0, exp is not kept, was");
+    expect(await reasonOf(() => y.exp().mul(x))).toMatch(/^node 1: mul where the program before had add/);
+    await reasonOf(() => x.exp().sub(y).div(y));
+    expect(await reasonOf(() => x.exp().sub(y).div(x))).toBe(
+      "node 2, div: operand 1 is input 0, was input 1",
+    );
+    expect(await reasonOf(() => x.exp().sub(x).div(x))).toBe("it reads 1 values from before the step, was 2");
+    await reasonOf(() => state.mul(2));
+    expect(await reasonOf(() => state.mul_(2))).toBe(
+      "the memory of input 0, float32[2] (read by mul), is taken over by its new value, was not",
+    );
   });
 
   it("keeps device memory flat", async () => {

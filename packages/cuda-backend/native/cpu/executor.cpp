@@ -1,7 +1,5 @@
 #include "cpu/executor.h"
 
-#include "parallel.h"
-
 namespace lazuli {
 
 Executor::Executor() : thread_([this] { work(); }) {}
@@ -24,7 +22,6 @@ void Executor::push(std::function<void()> job) {
 }
 
 void Executor::work() {
-  adoptThreadPool();
   std::unique_lock lock(mutex_);
   while (true) {
     ready_.wait(lock, [this] { return closing_ || !jobs_.empty(); });

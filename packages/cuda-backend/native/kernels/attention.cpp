@@ -1,7 +1,6 @@
 #include "kernels/attention.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "kernels/attention_shape.h"
 #include "parallel.h"
@@ -74,19 +73,17 @@ class Attention final : public Kernel {
   void run(const KernelArgs& args) override {
     if (s_.batch * s_.heads * s_.queries == 0) return;
     std::byte* blocks = args.scratch + static_cast<size_t>(packs_) * packedBytes_;
-    std::atomic<int64_t> next{0};
+    const int64_t queryBlocks = attentionBlocks(s_.queries);
     if (!shared_) {
       // Enough (batch, group) pairs: a thread packs the keys and values of one, which stay in its cache.
-      parallelRegion([&](int thread, int) {
+      const int64_t heads = s_.heads / s_.groups;
+      parallelTasks(s_.batch * s_.groups, threadCount(), [&](int64_t pair, int thread) {
         std::byte* packed = args.scratch + static_cast<size_t>(thread) * packedBytes_;
         std::byte* scratch = blocks + static_cast<size_t>(thread) * blockBytes_;
-        const int64_t queryBlocks = attentionBlocks(s_.queries), heads = s_.heads / s_.groups;
-        for (int64_t pair; (pair = next.fetch_add(1)) < s_.batch * s_.groups;) {
-          for (int64_t j = 0; j < attentionBlocks(s_.keys); j++) pack(args, pair, j, packed);
-          for (int64_t i = 0; i < heads * queryBlocks; i++)
-            block(args, pair / s_.groups, pair % s_.groups * heads + i / queryBlocks, i % queryBlocks, packed,
-                  scratch);
-        }
+        for (int64_t j = 0; j < attentionBlocks(s_.keys); j++) pack(args, pair, j, packed);
+        for (int64_t i = 0; i < heads * queryBlocks; i++)
+          block(args, pair / s_.groups, pair % s_.groups * heads + i / queryBlocks, i % queryBlocks, packed,
+                scratch);
       });
       return;
     }
@@ -96,16 +93,14 @@ class Attention final : public Kernel {
         pack(args, i / keyBlocks, i % keyBlocks,
              args.scratch + static_cast<size_t>(i / keyBlocks) * packedBytes_);
     });
-    parallelRegion([&](int thread, int) {
-      std::byte* scratch = blocks + static_cast<size_t>(thread) * blockBytes_;
-      const int64_t queryBlocks = attentionBlocks(s_.queries), pairs = s_.batch * s_.heads;
-      for (int64_t task; (task = next.fetch_add(1)) < queryBlocks * pairs;) {
-        // The last queries see the most keys: the longest tasks go first, so that the threads end together.
-        const int64_t batch = task % pairs / s_.heads, head = task % pairs % s_.heads;
-        const int64_t pair = batch * s_.groups + head / (s_.heads / s_.groups);
-        block(args, batch, head, queryBlocks - 1 - task / pairs,
-              args.scratch + static_cast<size_t>(pair) * packedBytes_, scratch);
-      }
+    const int64_t pairs = s_.batch * s_.heads;
+    parallelTasks(queryBlocks * pairs, threadCount(), [&](int64_t task, int thread) {
+      // The last queries see the most keys: the longest tasks go first, so that the threads end together.
+      const int64_t batch = task % pairs / s_.heads, head = task % pairs % s_.heads;
+      const int64_t pair = batch * s_.groups + head / (s_.heads / s_.groups);
+      block(args, batch, head, queryBlocks - 1 - task / pairs,
+            args.scratch + static_cast<size_t>(pair) * packedBytes_,
+            blocks + static_cast<size_t>(thread) * blockBytes_);
     });
   }
 

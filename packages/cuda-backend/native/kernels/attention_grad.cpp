@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <atomic>
 
 #include "kernels/attention.h"
 #include "kernels/attention_shape.h"
@@ -45,16 +44,13 @@ class AttentionGrad final : public Kernel {
 
   void run(const KernelArgs& args) override {
     const int64_t pairs = s_.batch * s_.groups;
-    std::atomic<int64_t> next{0};
-    parallelRegion([&](int thread, int) {
+    parallelTasks(pairs * parts_, threadCount(), [&](int64_t task, int thread) {
       std::byte* scratch =
           args.scratch + static_cast<size_t>(sums_) * sumBytes_ + static_cast<size_t>(thread) * taskBytes_;
-      for (int64_t task; (task = next.fetch_add(1)) < pairs * parts_;) {
-        std::byte* sums = args.scratch + static_cast<size_t>(shared_ ? task : thread) * sumBytes_;
-        keys(args, task / parts_, task % parts_, sums, scratch);
-        if (!shared_)
-          for (int64_t h = 0; h < s_.heads / s_.groups; h++) queries(args, task, h, 0, s_.queries, sums);
-      }
+      std::byte* sums = args.scratch + static_cast<size_t>(shared_ ? task : thread) * sumBytes_;
+      keys(args, task / parts_, task % parts_, sums, scratch);
+      if (!shared_)
+        for (int64_t h = 0; h < s_.heads / s_.groups; h++) queries(args, task, h, 0, s_.queries, sums);
     });
     if (!shared_) return;
     const int64_t heads = s_.heads / s_.groups, blocks = attentionBlocks(s_.queries);

@@ -1,7 +1,6 @@
 #include "kernels/gemm.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "parallel.h"
 
@@ -83,16 +82,8 @@ void Gemm::runTask(int64_t task, const void* a, const void* b, void* c, const Ge
 void Gemm::run(const void* a, const void* b, void* c, const GemmEpilogue& epilogue,
                std::byte* scratch) const {
   const int64_t tasks = static_cast<int64_t>(problem_.aBatch.size()) * rowBlocks_ * colBlocks_;
-  if (threads_ == 1) {
-    for (int64_t task = 0; task < tasks; task++) runTask(task, a, b, c, epilogue, scratch);
-    return;
-  }
-  std::atomic<int64_t> next{0};
-  parallelRegion([&](int thread, int) {
-    if (static_cast<size_t>(thread) >= threads_) return;
-    std::byte* mine = scratch + static_cast<size_t>(thread) * threadBytes_;
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
-      runTask(task, a, b, c, epilogue, mine);
+  parallelTasks(tasks, static_cast<int>(threads_), [&](int64_t task, int thread) {
+    runTask(task, a, b, c, epilogue, scratch + static_cast<size_t>(thread) * threadBytes_);
   });
 }
 

@@ -2,8 +2,14 @@
 
 #if LAZULI_HAVE_ONEDNN
 #include <algorithm>
+#include <cmath>
 #include <dnnl.hpp>
+#include <optional>
 #include <unordered_map>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include "parallel.h"
 #endif
@@ -69,6 +75,39 @@ dnnl::post_ops postOps(const DnnlProblem& problem, bool inPlace, const Desc& c) 
   return ops;
 }
 
+/// The project's own pool is the only one: oneDNN, which runs on OpenMP, is given one thread wherever it is
+/// called. Two pools on the same processors spin against each other between kernels, and halves of a product
+/// made apart are as fast as one made by both threads, or faster. OpenMP keeps the number by thread.
+void useOneThread() {
+#if defined(_OPENMP)
+  thread_local bool isSet = false;
+  if (!isSet) omp_set_num_threads(1);
+  isSet = true;
+#endif
+}
+
+/// A product divided into tasks: lengths along one dim of the batch, or along m.
+struct Split {
+  std::optional<size_t> batchDim;
+  int64_t length, piece;
+};
+
+// Multiply-adds. Pieces of less than the first leave threads idle for less time than they cost; with the
+// second, a thread gets two: one that the system interrupts then holds up less of the product.
+constexpr double kWorthAThread = 2e6, kWorthTwoPieces = 32e6;
+
+/// Columns are never divided: of rows that do not follow each other oneDNN's fast kernel makes none.
+Split splitProduct(const MatmulShape& s) {
+  const double work = static_cast<double>(s.batches()) * static_cast<double>(s.m) * static_cast<double>(s.n) *
+                      static_cast<double>(s.k);
+  const double used = std::clamp(std::floor(work / kWorthAThread), 1.0, static_cast<double>(threadCount()));
+  const auto pieces = static_cast<int64_t>(used == 1 || work / used < kWorthTwoPieces ? used : 2 * used);
+  const auto longest = std::max_element(s.batch.begin(), s.batch.end());
+  if (longest != s.batch.end() && *longest >= pieces)
+    return {static_cast<size_t>(longest - s.batch.begin()), *longest, (*longest + pieces - 1) / pieces};
+  return {std::nullopt, s.m, ((s.m + pieces - 1) / pieces + 15) / 16 * 16};
+}
+
 /// A primitive and its memory objects, whose addresses are set at each run.
 struct Compiled {
   dnnl::matmul primitive;
@@ -109,51 +148,86 @@ struct Compiled {
   size_t scratchBytes = 0;
 };
 
+/// A part of the product that one thread makes. Offsets in bytes.
+struct Piece {
+  int64_t a, b, c;
+  std::vector<Compiled> compiled;  // the residual summed in place; apart
+};
+
 class Library final : public DnnlMatmul {
  public:
-  Library(const DnnlProblem& problem, const MatmulShape& s) : types_(problem.types) {
-    const DType in = types_.in, out = types_.out;
-    Dims cStrides = denseStrides(s.batch), one(s.batch.size() + 2, 1);
-    for (int64_t& stride : cStrides) stride *= s.m * s.n;
-    one.back() = s.n;
-    aOffset_ = s.a.offset * static_cast<int64_t>(sizeBytes(in));
-    bOffset_ = s.b.offset * static_cast<int64_t>(sizeBytes(in));
-    const Desc a = descOf(in, s.batch, s.a.batchStrides, s.m, s.k, s.a.lineStride, s.a.depthStride);
-    const Desc b = descOf(in, s.batch, s.b.batchStrides, s.k, s.n, s.b.depthStride, s.b.lineStride);
-    const Desc c = descOf(out, s.batch, cStrides, s.m, s.n, s.n, 1);
-    const Desc bias(one, typeOf(out), denseStrides(one));
-    for (bool inPlace : {true, false})
-      if (inPlace || problem.residual) compiled_.emplace_back(problem, a, b, c, bias, inPlace);
+  Library(const DnnlProblem& problem, const MatmulShape& s) {
+    const Split split = splitProduct(s);
+    for (int64_t begin = 0; begin < split.length; begin += split.piece)
+      addPiece(problem, s, split, begin, std::min(split.piece, split.length - begin));
+    threads_ = static_cast<int>(std::min<size_t>(static_cast<size_t>(threadCount()), pieces_.size()));
+    for (const Piece& piece : pieces_)
+      for (const Compiled& c : piece.compiled)
+        threadBytes_ = std::max(threadBytes_, (c.scratchBytes + 63) / 64 * 64);
   }
 
   /// The reference loops are slower than ours.
   bool isFast() const {
-    return std::none_of(compiled_.begin(), compiled_.end(),
-                        [](const Compiled& c) { return c.implementation.find("ref") != std::string::npos; });
+    const auto slow = [](const Compiled& c) { return c.implementation.find("ref") != std::string::npos; };
+    return std::none_of(pieces_.begin(), pieces_.end(), [&](const Piece& piece) {
+      return std::any_of(piece.compiled.begin(), piece.compiled.end(), slow);
+    });
   }
 
-  size_t scratchBytes() const override {
-    size_t bytes = 0;
-    for (const Compiled& c : compiled_) bytes = std::max(bytes, c.scratchBytes);
-    return bytes;
-  }
+  size_t scratchBytes() const override { return static_cast<size_t>(threads_) * threadBytes_; }
 
   void run(const void* a, const void* b, void* c, const GemmEpilogue& epilogue, std::byte* scratch) override {
     const bool apart = epilogue.residual && epilogue.residual != c;
-    Compiled& use = compiled_[apart ? 1 : 0];
-    use.set(DNNL_ARG_SRC, static_cast<const std::byte*>(a) + aOffset_);
-    use.set(DNNL_ARG_WEIGHTS, static_cast<const std::byte*>(b) + bOffset_);
-    use.set(DNNL_ARG_DST, c);
-    use.set(DNNL_ARG_SCRATCHPAD, scratch);
-    use.set(DNNL_ARG_BIAS, epilogue.bias);
-    if (apart) use.set(use.residualArg, epilogue.residual);
-    use.primitive.execute(stream(), use.args);
+    parallelTasks(static_cast<int64_t>(pieces_.size()), threads_, [&](int64_t task, int thread) {
+      Piece& piece = pieces_[static_cast<size_t>(task)];
+      Compiled& use = piece.compiled[apart ? 1 : 0];
+      const auto at = [](const void* base, int64_t bytes) {
+        return base ? static_cast<const std::byte*>(base) + bytes : nullptr;
+      };
+      use.set(DNNL_ARG_SRC, at(a, piece.a));
+      use.set(DNNL_ARG_WEIGHTS, at(b, piece.b));
+      use.set(DNNL_ARG_DST, at(c, piece.c));
+      use.set(DNNL_ARG_SCRATCHPAD, scratch + static_cast<size_t>(thread) * threadBytes_);
+      use.set(DNNL_ARG_BIAS, epilogue.bias);
+      if (apart) use.set(use.residualArg, at(epilogue.residual, piece.c));
+      useOneThread();
+      use.primitive.execute(stream(), use.args);
+    });
   }
 
  private:
-  GemmTypes types_;
-  int64_t aOffset_, bOffset_;
-  std::vector<Compiled> compiled_;  // the residual summed in place; apart
+  void addPiece(const DnnlProblem& problem, const MatmulShape& s, const Split& split, int64_t begin,
+                int64_t length) {
+    const DType in = problem.types.in, out = problem.types.out;
+    Dims batch = s.batch, cStrides = denseStrides(s.batch), one(s.batch.size() + 2, 1);
+    for (int64_t& stride : cStrides) stride *= s.m * s.n;
+    one.back() = s.n;
+    int64_t m = s.m, aStep = s.a.lineStride, bStep = 0, cStep = s.n;
+    if (split.batchDim) {
+      batch[*split.batchDim] = length;
+      aStep = s.a.batchStrides[*split.batchDim];
+      bStep = s.b.batchStrides[*split.batchDim];
+      cStep = cStrides[*split.batchDim];
+    } else {
+      m = length;
+    }
+    const Desc a = descOf(in, batch, s.a.batchStrides, m, s.k, s.a.lineStride, s.a.depthStride);
+    const Desc b = descOf(in, batch, s.b.batchStrides, s.k, s.n, s.b.depthStride, s.b.lineStride);
+    const Desc c = descOf(out, batch, cStrides, m, s.n, s.n, 1);
+    const Desc bias(one, typeOf(out), denseStrides(one));
+    const auto inBytes = static_cast<int64_t>(sizeBytes(in)), outBytes = static_cast<int64_t>(sizeBytes(out));
+    Piece piece{(s.a.offset + begin * aStep) * inBytes,
+                (s.b.offset + begin * bStep) * inBytes,
+                begin * cStep * outBytes,
+                {}};
+    for (bool inPlace : {true, false})
+      if (inPlace || problem.residual) piece.compiled.emplace_back(problem, a, b, c, bias, inPlace);
+    pieces_.push_back(std::move(piece));
+  }
+
+  std::vector<Piece> pieces_;
+  int threads_ = 1;
+  size_t threadBytes_ = 0;
 };
 
 }  // namespace
@@ -165,7 +239,7 @@ std::unique_ptr<DnnlMatmul> DnnlMatmul::make(const DnnlProblem& problem, const M
   const auto repeats = [](int64_t stride) { return stride == 0; };
   for (const MatmulOperand* operand : {&shape.a, &shape.b})
     if (std::any_of(operand->batchStrides.begin(), operand->batchStrides.end(), repeats)) return nullptr;
-  adoptThreadPool();  // a primitive is planned for as many threads as the thread that makes it may use
+  useOneThread();  // a primitive is planned for as many threads as the thread that makes it may use
   try {
     auto library = std::make_unique<Library>(problem, shape);
     if (library->isFast()) return library;
