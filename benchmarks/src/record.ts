@@ -16,7 +16,7 @@ import { type Result, round } from "./measure.js";
 
 /** Runs a function until its time is known well; seconds a call. */
 function secondsOf(fn: () => void): number {
-  const bench = new Benchmark({ fn, minSamples: 10, maxTime: 3 });
+  const bench = new Benchmark({ fn, minSamples: 10, maxTime: 1 });
   bench.run();
   // Benchmark reports what the function threw instead of throwing it.
   if (bench.error) throw bench.error;
@@ -29,7 +29,7 @@ function secondsOfAsync(fn: () => Promise<void>): Promise<number> {
     const run = (deferred: Benchmark.Deferred): void => {
       fn().then(() => deferred.resolve(), reject);
     };
-    const bench = new Benchmark({ defer: true, fn: run, minSamples: 20, maxTime: 2 });
+    const bench = new Benchmark({ defer: true, fn: run, minSamples: 20, maxTime: 1 });
     bench.on("complete", () => resolve(bench.stats.mean));
     bench.run({ async: true });
   });
