@@ -1,4 +1,4 @@
-import type { OpTable } from "@lazuli/fx-trace";
+import type { CollectiveName, OpTable } from "@lazuli/fx-trace";
 import { attentions } from "./ops.samples.attention.js";
 import { elementwise } from "./ops.samples.elementwise.js";
 import { fused } from "./ops.samples.fused.js";
@@ -20,4 +20,4 @@ export const samples = {
   ...indexing,
   ...fused,
   ...attentions,
-} satisfies OpTable<readonly Sample[]>;
+} satisfies Omit<OpTable<readonly Sample[]>, CollectiveName>;

@@ -3,6 +3,7 @@ import { adamw_update } from "./adamw.js";
 import { attention, attention_grad } from "./attention.js";
 import * as binary from "./binary.js";
 import { bindOps } from "./bound.js";
+import * as collective from "./collective.js";
 import { dot_general } from "./contraction.js";
 import { cross_entropy, cross_entropy_grad } from "./cross_entropy.js";
 import * as index from "./index.js";
@@ -137,6 +138,15 @@ export const ops = {
   mean: reduction.mean,
   logsumexp: reduction.logsumexp,
   bernoulli,
+  // Over a mesh
+  all_reduce: collective.all_reduce,
+  all_gather: collective.all_gather,
+  reduce_scatter: collective.reduce_scatter,
+  all_to_all: collective.all_to_all,
+  collective_permute: collective.collective_permute,
+  shard_slice: collective.shard_slice,
+  axis_index: collective.axis_index,
+  sharding_constraint: collective.sharding_constraint,
 } as const;
 
 export type OpName = keyof typeof ops;
