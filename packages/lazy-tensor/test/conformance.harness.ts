@@ -14,7 +14,7 @@ import { afterAll, beforeAll, describe, it } from "vitest";
 import { expectGolden, type Goldens, loadGoldens, type Numbers } from "./conformance.goldens.js";
 import { decodeNumbers } from "./ops.samples.data.js";
 import { buildSample, type Data } from "./ops.samples.graph.js";
-import { samples } from "./ops.samples.js";
+import { type SampledOp, samples } from "./ops.samples.js";
 import type { Sample } from "./ops.samples.types.js";
 
 export type Supports = (op: OpDef) => boolean;
@@ -98,7 +98,7 @@ export function conformance(title: string, { device: name, supports, takes }: Co
     if (liveBytes !== 0) throw new Error(`${liveBytes} bytes are still live on ${name}`);
   });
 
-  for (const op of Object.keys(samples) as OpName[]) {
+  for (const op of Object.keys(samples) as SampledOp[]) {
     const list: readonly Sample[] = samples[op];
     const wanted = list.filter((sample) => !takes || takes(ops[op] as unknown as OpDef, sample));
     if (wanted.length === 0) continue;

@@ -1,1 +1,4 @@
-export {};
+export * from "./errors.js";
+export * from "./mesh.js";
+export * from "./spec.js";
+export * from "./types.js";
