@@ -13,9 +13,10 @@ import {
 } from "@lazuli/fx-trace";
 import { bytesOf, chooseAssignment } from "./choose.js";
 import { handlers, localAttrs } from "./local_ops.js";
+import type { Mesh } from "./mesh.js";
 import { type Plan, propagate } from "./plan.js";
 import { identityOf, type Local, type Partial, Resharder } from "./reshard.js";
-import { joinAxes } from "./rule.js";
+import { type Assignment, type Factors, fits, joinAxes } from "./rule.js";
 import { type Dims, decodeDims, isUneven, localShape, sameDims } from "./spec.js";
 import type { Partitioned, PartitionRequest } from "./types.js";
 
@@ -90,6 +91,27 @@ function decomposeNodes(graph: Graph, chosen: ReadonlySet<Node>): Graph {
 
 const call = (op: OpDef, inputs: readonly Node[], attrs: Node["attrs"]): Node =>
   (op as OpDef & ((inputs: readonly Node[], attrs: Node["attrs"]) => Node))(inputs, attrs);
+
+/**
+ * Attention needs the sequence whole: axes that divide it go to the heads, where they divide them evenly, so that one
+ * exchange before and one after take the place of gathering. DeepSpeed Ulysses (Jacobs et al. 2023).
+ */
+function withHeads(
+  node: Node,
+  f: Factors,
+  mesh: Mesh,
+  operands: readonly Dims[],
+  assigned: Assignment,
+): Assignment {
+  if (node.op.name !== "attention" && node.op.name !== "attention_grad") return assigned;
+  const used = new Set([...assigned.values()].flat());
+  const spare = [...new Set(operands.flatMap((dims) => dims[2] ?? []))].filter((axis) => !used.has(axis));
+  const head = f.operands[0][1][0];
+  const axes = [...(assigned.get(head) ?? []), ...spare];
+  if (spare.length === 0 || (f.sizes.get(head) ?? 0) % mesh.sizeOf(axes) !== 0) return assigned;
+  const more = new Map(assigned).set(head, axes);
+  return fits(f, head, more, mesh) ? more : assigned;
+}
 
 /** Ops through which a sum may be put off: f(a + b) = f(a) + f(b) in the operand named. */
 const linearIn: Readonly<Record<string, readonly number[]>> = {
@@ -214,7 +236,13 @@ class Partitioner {
       return open && first.partial ? first.dims : this.present(x);
     });
     const wanted = node.types.map((_, i) => plan.ofResult(node, i));
-    const assigned = chooseAssignment(node, f, mesh, operandDims, wanted);
+    const assigned = withHeads(
+      node,
+      f,
+      mesh,
+      operandDims,
+      chooseAssignment(node, f, mesh, operandDims, wanted),
+    );
     if (open && [...assigned.values()].some((axes) => axes.some((axis) => open.axes.includes(axis))))
       return false;
 

@@ -131,12 +131,13 @@ export const axis_index = defineOp({
   },
 });
 
-const directions = ["both", "forward"] as const;
+const directions = ["both", "forward", "regather"] as const;
 const constraintAttrs = { mesh: "ints", dims: "ints", direction: directions } as const;
 
 /**
  * x, to be laid out over the mesh as `dims` says: for each dim of x the number of its mesh axes, then these, the major
- * first. With direction `forward` the cotangent may be laid out otherwise. The partitioner replaces it.
+ * first. The cotangent is laid out so too with direction `both`; with `regather` what backward reads of x is laid out anew, so
+ * that the first copy need not live until then. The partitioner replaces it.
  */
 export const sharding_constraint: Op<typeof constraintAttrs> = defineOp({
   name: "sharding_constraint",
