@@ -1,4 +1,6 @@
 export * from "./errors.js";
 export * from "./mesh.js";
+export { partition } from "./partition.js";
+export { propagate } from "./plan.js";
 export * from "./spec.js";
 export * from "./types.js";

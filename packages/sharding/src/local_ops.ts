@@ -1,0 +1,208 @@
+import {
+  add,
+  cast,
+  eq,
+  full,
+  ge,
+  logicalAnd,
+  lt,
+  type Node,
+  type OpDef,
+  ops,
+  reshape,
+  sub,
+  where,
+} from "@lazuli/fx-trace";
+import type { Plan } from "./plan.js";
+import type { Local, Resharder } from "./reshard.js";
+import { type Dims, localShape, localSize, replicated } from "./spec.js";
+
+/** What a handler may use. */
+export interface LocalContext {
+  readonly plan: Plan;
+  readonly move: Resharder;
+  /** The local node of a value, laid out as asked. */
+  readonly operand: (value: Node, dims: Dims) => Node;
+}
+
+/** An op that needs more on a mesh than to be run on its parts; null where it does not in this layout. */
+export type Handler = (node: Node, context: LocalContext) => Local | null;
+
+const whole = (node: Node, local: Node): Local => ({
+  node: local,
+  shape: node.shape,
+  dims: replicated(node.shape.length),
+  partial: null,
+});
+
+const again = (node: Node, inputs: readonly Node[] = []): Node =>
+  (node.op as OpDef & ((inputs: readonly Node[], attrs: unknown) => Node))(inputs, node.attrs);
+
+/** Random numbers follow the global index: all are drawn, and consumers take their part. */
+const drawn: Handler = (node, { operand }) =>
+  whole(node, again(node, [operand(node.inputs[0], replicated(1))]));
+
+const constant: Handler = (node) => whole(node, again(node));
+
+const indices: Handler = (node, { plan, move }) => {
+  const dims = plan.of(node);
+  const dim = node.attrs.dim as number;
+  const shape = localShape(plan.mesh, node.shape, dims);
+  const { start } = move.range(node.shape[dim], dims[dim]);
+  const own = ops.iota([], { dim, shape, dtype: node.dtype });
+  return {
+    node: start ? add(own, cast(start, node.dtype)) : own,
+    shape: node.shape,
+    dims,
+    partial: null,
+  };
+};
+
+const filled: Handler = (node, { plan }) => {
+  const dims = plan.of(node);
+  const shape = localShape(plan.mesh, node.shape, dims);
+  return {
+    node: full(node.attrs.value as number, shape, node.dtype),
+    shape: node.shape,
+    dims,
+    partial: null,
+  };
+};
+
+/** The axes that rows (`dim` of the table) are divided over, where looking up in parts moves less than gathering them. */
+function rowAxes(table: Dims, dim: number, used: Dims): readonly number[] {
+  const axes = table[dim];
+  const others = new Set(used.flat());
+  return axes.some((axis) => others.has(axis)) ? [] : axes;
+}
+
+/** The index within this device's rows, and where it is one of them. */
+function ownRows(
+  index: Node,
+  size: number,
+  axes: readonly number[],
+  { move, plan }: LocalContext,
+): { own: Node; isOwn: Node } {
+  const { start } = move.range(size, axes);
+  const length = localSize(plan.mesh, size, axes);
+  const shifted = sub(index, cast(start as Node, index.dtype));
+  const isOwn = logicalAnd(ge(shifted, 0), lt(shifted, length));
+  return { own: where(isOwn, shifted, 0), isOwn };
+}
+
+/** Rows divided over devices (a vocabulary-parallel embedding): each looks up its own, the rest adds zero. Megatron-LM. */
+const lookUp: Handler = (node, context) => {
+  const { plan, operand } = context;
+  const [table, index] = node.inputs;
+  const dim = node.attrs.dim as number;
+  const indexDims = plan.of(index);
+  const tableDims = plan.of(table);
+  const axes = rowAxes(tableDims, dim, indexDims);
+  if (axes.length === 0) return null;
+  // Columns keep their axes too, save those that the index uses.
+  const used = new Set(indexDims.flat());
+  const columns = tableDims.map((list, d) =>
+    d === dim ? axes : list.some((axis) => used.has(axis)) ? [] : list,
+  );
+  const { own, isOwn } = ownRows(operand(index, indexDims), table.shape[dim], axes, context);
+  const rows = ops.index_select([operand(table, columns), own], { dim });
+  const rank = index.shape.length;
+  const after = table.shape.length - dim - 1;
+  const mask = reshape(isOwn, [...new Array(dim).fill(1), ...isOwn.shape, ...new Array(after).fill(1)]);
+  const dims = [...columns.slice(0, dim), ...indexDims, ...columns.slice(dim + 1)];
+  if (dims.length !== table.shape.length - 1 + rank) return null;
+  return { node: where(mask, rows, 0), shape: node.shape, dims, partial: { axes, kind: "sum" } };
+};
+
+/**
+ * Rows added to a table: over divided rows each device adds to its own; over divided places each adds its part, and the
+ * tables are summed, the base counting once.
+ */
+const addRows: Handler = (node, context) => {
+  const { plan, move, operand } = context;
+  const [base, index, updates] = node.inputs;
+  const dim = node.attrs.dim as number;
+  const rank = index.shape.length;
+  const updateDims = plan.of(updates);
+  const places = updateDims.slice(dim, dim + rank);
+  const placeAxes = places.flat();
+  const target = plan.of(node);
+  const rows = target[dim].some((axis) => placeAxes.includes(axis)) ? [] : target[dim];
+  if (rows.length === 0 && placeAxes.length === 0) return null;
+  const used = new Set([...placeAxes, ...rows]);
+  const columns = target.map((list, d) =>
+    d === dim ? rows : list.some((axis) => used.has(axis)) ? [] : list,
+  );
+  let own = operand(index, places);
+  let rowsToAdd = operand(updates, [...columns.slice(0, dim), ...places, ...columns.slice(dim + 1)]);
+  // Padding of the places must add nothing.
+  places.forEach((axes, i) => {
+    rowsToAdd = move.masked(rowsToAdd, dim + i, index.shape[i], axes, 0);
+    own = move.masked(own, i, index.shape[i], axes, 0);
+  });
+  if (rows.length > 0) {
+    const found = ownRows(own, base.shape[dim], rows, context);
+    const after = base.shape.length - dim - 1;
+    const mask = reshape(found.isOwn, [
+      ...new Array(dim).fill(1),
+      ...found.isOwn.shape,
+      ...new Array(after).fill(1),
+    ]);
+    rowsToAdd = where(mask, rowsToAdd, 0);
+    own = found.own;
+  }
+  let start = operand(base, columns);
+  const isZero = base.op.name === "full" && base.attrs.value === 0;
+  if (placeAxes.length > 0 && !isZero) start = where(eq(move.index(placeAxes), 0), start, 0);
+  return {
+    node: ops.index_add([start, own, rowsToAdd], { dim }),
+    shape: node.shape,
+    dims: columns,
+    partial: placeAxes.length > 0 ? { axes: placeAxes, kind: "sum" } : null,
+  };
+};
+
+/** Elements looked up along a divided dim: each device gives those it has. */
+const pick: Handler = (node, context) => {
+  const { plan, operand } = context;
+  const [x, index] = node.inputs;
+  const dim = node.attrs.dim as number;
+  const axes = plan.of(x)[dim];
+  if (axes.length === 0) return null;
+  const f = plan.factorsOf(node);
+  // Only where every other dim is shared between x, the index and the result.
+  if (f.operands[0].some((factors, d) => d !== dim && factors[0] !== f.operands[1][d][0])) return null;
+  const dims = plan.of(x).map((list, d) => (d === dim ? [] : list));
+  const { own, isOwn } = ownRows(operand(index, dims), x.shape[dim], axes, context);
+  const found = ops.gather([operand(x, plan.of(x)), own], { dim });
+  return { node: where(isOwn, found, 0), shape: node.shape, dims, partial: { axes, kind: "sum" } };
+};
+
+export const handlers: Readonly<Record<string, Handler>> = {
+  constant,
+  random_uniform: drawn,
+  random_normal: drawn,
+  iota: indices,
+  full: filled,
+  index_select: lookUp,
+  index_add: addRows,
+  gather: pick,
+};
+
+/** Attributes that hold a shape, made local: `shape` is that of the local result. */
+export function localAttrs(node: Node, inputs: readonly Node[], shape: readonly number[]): Node["attrs"] {
+  switch (node.op.name) {
+    case "reshape":
+    case "broadcast_to":
+      return { ...node.attrs, shape };
+    case "slice": {
+      // A dim that is divided is kept whole by its rule: its limit is the local length.
+      const limits = (node.attrs.limits as readonly number[]).map((limit, d) =>
+        inputs[0].shape[d] === node.inputs[0].shape[d] ? limit : inputs[0].shape[d],
+      );
+      return { ...node.attrs, limits };
+    }
+    default:
+      return node.attrs;
+  }
+}

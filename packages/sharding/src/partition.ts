@@ -1,0 +1,264 @@
+import {
+  atScope,
+  type Graph,
+  GraphBuilder,
+  GraphError,
+  input,
+  isFloat,
+  type Node,
+  type OpDef,
+  type ReductionKind,
+  result,
+  withRecorder,
+} from "@lazuli/fx-trace";
+import { bytesOf, chooseAssignment } from "./choose.js";
+import { handlers, localAttrs } from "./local_ops.js";
+import { type Plan, propagate } from "./plan.js";
+import { identityOf, type Local, type Partial, Resharder } from "./reshard.js";
+import { joinAxes } from "./rule.js";
+import { type Dims, decodeDims, isUneven, localShape, sameDims } from "./spec.js";
+import type { Partitioned, PartitionRequest } from "./types.js";
+
+/**
+ * The graph as one program for every device of the mesh: each op runs on the parts that its factors allow, and what an
+ * op needs in another layout is moved to it by collectives. After GSPMD (Xu et al. 2021) and Shardy.
+ */
+export function partition(graph: Graph, request: PartitionRequest): Partitioned {
+  const expanded = expand(graph, request);
+  const builder = new GraphBuilder();
+  const partitioner = new Partitioner(expanded.plan);
+  const outputs = withRecorder(builder, () => partitioner.run(expanded.graph, request));
+  return {
+    graph: builder.finish(outputs.map(({ node }) => node)),
+    outputs: outputs.map(({ dims }) => dims),
+  };
+}
+
+/** Ops that need a dim whole which is divided, and have smaller ops to stand for them (cross entropy over a divided vocabulary). */
+function expand(graph: Graph, request: PartitionRequest): { graph: Graph; plan: Plan } {
+  let current = graph;
+  for (;;) {
+    const plan = propagate(current, request);
+    const chosen = new Set(current.nodes.filter((node) => isCut(node, plan)));
+    if (chosen.size === 0) return { graph: current, plan };
+    current = decomposeNodes(current, chosen);
+  }
+}
+
+const cutKernels = new Set([
+  "cross_entropy",
+  "cross_entropy_grad",
+  "softmax",
+  "softmax_grad",
+  "log_softmax",
+  "log_softmax_grad",
+]);
+
+function isCut(node: Node, plan: Plan): boolean {
+  if (!cutKernels.has(node.op.name)) return false;
+  const f = plan.factorsOf(node);
+  return f.operands[0].some(
+    (factors, d) => f.replicate.has(factors[0]) && plan.of(node.inputs[0])[d].length > 0,
+  );
+}
+
+function decomposeNodes(graph: Graph, chosen: ReadonlySet<Node>): Graph {
+  const builder = new GraphBuilder();
+  const made = new Map<Node, readonly Node[]>();
+  const of = (node: Node): Node => {
+    if (node.op.name === "result") {
+      const results = made.get(node.inputs[0]);
+      if (results && results.length > 1) return results[node.attrs.index as number];
+    }
+    return (made.get(node) as readonly Node[])[0];
+  };
+  return withRecorder(builder, () => {
+    for (const node of graph.nodes) {
+      const inputs = node.inputs.map((x) =>
+        node.op.name === "result" ? (made.get(x) as readonly Node[])[0] : of(x),
+      );
+      atScope(node.scope, () => {
+        if (chosen.has(node) && node.op.decompose)
+          made.set(node, node.op.decompose(inputs, node.attrs as never, node));
+        else if (node.op.name === "result" && chosen.has(node.inputs[0])) made.set(node, [of(node)]);
+        else made.set(node, [call(node.op, inputs, node.attrs)]);
+      });
+    }
+    return builder.finish(graph.outputs.map(of));
+  });
+}
+
+const call = (op: OpDef, inputs: readonly Node[], attrs: Node["attrs"]): Node =>
+  (op as OpDef & ((inputs: readonly Node[], attrs: Node["attrs"]) => Node))(inputs, attrs);
+
+/** Ops through which a sum may be put off: f(a + b) = f(a) + f(b) in the operand named. */
+const linearIn: Readonly<Record<string, readonly number[]>> = {
+  neg: [0],
+  detach: [0],
+  reshape: [0],
+  transpose: [0],
+  slice: [0],
+  flip: [0],
+  sum: [0],
+  mul: [0, 1],
+  div: [0],
+};
+
+const kinds: Readonly<Record<string, ReductionKind>> = { prod: "prod", max: "max", min: "min" };
+
+class Partitioner {
+  private readonly move: Resharder;
+  /** By value: the layouts it has been brought to, the first as it was made. */
+  private readonly locals = new Map<Node, Local[]>();
+  /** Of ops of several results. */
+  private readonly results = new Map<Node, readonly Local[]>();
+  private readonly uses = new Map<Node, number>();
+
+  constructor(private readonly plan: Plan) {
+    this.move = new Resharder(plan.mesh);
+  }
+
+  run(graph: Graph, request: PartitionRequest): Local[] {
+    for (const node of graph.nodes)
+      for (const x of node.inputs) this.uses.set(x, (this.uses.get(x) ?? 0) + 1);
+    for (const value of graph.outputs) this.uses.set(value, (this.uses.get(value) ?? 0) + 1);
+    for (const node of graph.nodes) atScope(node.scope, () => this.visit(node, request));
+    return graph.outputs.map((value, i) => {
+      const dims = request.outputs[i] ?? this.plan.of(value);
+      return this.laidOut(value, dims);
+    });
+  }
+
+  /** The value in a layout, from whichever of those it has is nearest. */
+  private laidOut(value: Node, dims: Dims): Local {
+    const list = this.locals.get(value) as Local[];
+    const ready = list.find((local) => local.partial === null && sameDims(local.dims, dims));
+    if (ready) return ready;
+    const from = list.find(({ partial }) => partial === null) ?? list[0];
+    const moved = this.move.to(from, dims);
+    list.push(moved);
+    return moved;
+  }
+
+  private operand = (value: Node, dims: Dims): Node => this.laidOut(value, dims).node;
+
+  private set(value: Node, local: Local): void {
+    this.locals.set(value, [local]);
+  }
+
+  /** The layout an op may count on: where sums are open, the one the value is wanted in. */
+  private present(value: Node): Dims {
+    const [first, ...others] = this.locals.get(value) as Local[];
+    if (!first.partial) return first.dims;
+    return others.find(({ partial }) => partial === null)?.dims ?? this.plan.of(value);
+  }
+
+  private visit(node: Node, request: PartitionRequest): void {
+    const { plan } = this;
+    const { mesh } = plan;
+    switch (node.op.name) {
+      case "input": {
+        const dims = request.inputs[node.attrs.index as number];
+        const shape = localShape(mesh, node.shape, dims);
+        const local = input([], { index: node.attrs.index as number, shape, dtype: node.dtype });
+        this.set(node, { node: local, shape: node.shape, dims, partial: null });
+        return;
+      }
+      case "result":
+        this.set(node, (this.results.get(node.inputs[0]) as readonly Local[])[node.attrs.index as number]);
+        return;
+      case "sharding_constraint": {
+        const local = this.laidOut(node.inputs[0], decodeDims(node.attrs.dims as number[]));
+        this.set(node, local);
+        return;
+      }
+    }
+    const handled = handlers[node.op.name]?.(node, { plan, move: this.move, operand: this.operand });
+    if (handled) {
+      this.set(node, handled);
+      return;
+    }
+    if (this.passOn(node)) return;
+    this.compute(node);
+  }
+
+  /** Leaves open sums open through an op that is linear in them. */
+  private passOn(node: Node): boolean {
+    const { name } = node.op;
+    const open = node.inputs.map((x) => {
+      const list = this.locals.get(x) as Local[];
+      const isLast = this.uses.get(x) === 1 && list.length === 1;
+      return isLast && list[0].partial?.kind === "sum" ? list[0].partial : null;
+    });
+    const present = open.filter((partial) => partial !== null) as Partial[];
+    if (present.length === 0) return false;
+    if (name === "add" || name === "sub") {
+      const [a, b] = open;
+      if (!a || !b || a.axes.length !== b.axes.length || a.axes.some((axis) => !b.axes.includes(axis)))
+        return false;
+    } else {
+      const at = open.findIndex((partial) => partial !== null);
+      if (present.length > 1 || !linearIn[name]?.includes(at) || !isFloat(node.dtype)) return false;
+      if (bytesOf(node.type) > bytesOf(node.inputs[at].type)) return false;
+    }
+    return this.compute(node, present[0]);
+  }
+
+  /** The op on parts. With `open`, sums that stay open over these axes, which nothing else may then be divided over. */
+  private compute(node: Node, open: Partial | null = null): boolean {
+    const { plan, move } = this;
+    const { mesh } = plan;
+    const f = plan.factorsOf(node);
+    const operandDims = node.inputs.map((x) => {
+      const [first] = this.locals.get(x) as Local[];
+      return open && first.partial ? first.dims : this.present(x);
+    });
+    const wanted = node.types.map((_, i) => plan.ofResult(node, i));
+    const assigned = chooseAssignment(node, f, mesh, operandDims, wanted);
+    if (open && [...assigned.values()].some((axes) => axes.some((axis) => open.axes.includes(axis))))
+      return false;
+
+    const kind = kinds[node.op.name] ?? "sum";
+    const inputs = node.inputs.map((x, i) => {
+      const dims = f.operands[i].map((factors) => joinAxes(factors, assigned, f.sizes, mesh));
+      const [first] = this.locals.get(x) as Local[];
+      let local =
+        open && first.partial ? this.move.to({ ...first, partial: null }, dims).node : this.operand(x, dims);
+      // Padding must not enter a reduction.
+      f.operands[i].forEach((factors, d) => {
+        if (!factors.some((factor) => f.reduce.has(factor)) || !isUneven(mesh, x.shape[d], dims[d])) return;
+        local = move.masked(local, d, x.shape[d], dims[d], identityOf(kind, local));
+      });
+      return local;
+    });
+    const resultDims = f.results.map((dims) =>
+      dims.map((factors) => joinAxes(factors, assigned, f.sizes, mesh)),
+    );
+    const expected = resultDims.map((dims, i) => localShape(mesh, node.types[i].shape, dims));
+    const local = call(node.op, inputs, localAttrs(node, inputs, expected[0]));
+    local.types.forEach(({ shape }, i) => {
+      if (shape.some((size, d) => size !== expected[i][d]))
+        throw new GraphError(
+          node.op.name,
+          `the partitioned op has shape [${shape}] where [${expected[i]}] is its part of [${node.types[i].shape}]`,
+          node.scope,
+        );
+    });
+    const values = f.results.map((dims, i): Local => {
+      const mine = new Set(dims.flat());
+      const axes = [...f.reduce]
+        .filter((factor) => !mine.has(factor))
+        .flatMap((factor) => assigned.get(factor) ?? []);
+      const all = [...axes, ...(open?.axes ?? [])];
+      return {
+        node: node.types.length > 1 ? result([local], { index: i }) : local,
+        shape: node.types[i].shape,
+        dims: resultDims[i],
+        partial: all.length > 0 ? { axes: all, kind } : null,
+      };
+    });
+    if (node.types.length === 1) this.set(node, values[0]);
+    else this.results.set(node, values);
+    return true;
+  }
+}

@@ -1,0 +1,143 @@
+import type { Graph, Node } from "@lazuli/fx-trace";
+import { chooseAssignment } from "./choose.js";
+import type { Mesh } from "./mesh.js";
+import { type Factors, factorsOf, joinAxes } from "./rule.js";
+import { type Dims, decodeDims, replicated } from "./spec.js";
+import type { PartitionRequest } from "./types.js";
+
+/** The layout every value is wanted in, by node and result. `result` nodes have that of what they name. */
+export class Plan {
+  private readonly dims = new Map<Node, Dims[]>();
+  private readonly fixed = new Set<Node>();
+  private readonly factors = new Map<Node, Factors>();
+
+  constructor(readonly mesh: Mesh) {}
+
+  of(value: Node): Dims {
+    return value.op.name === "result"
+      ? this.ofResult(value.inputs[0], value.attrs.index as number)
+      : this.ofResult(value, 0);
+  }
+
+  ofResult(node: Node, index: number): Dims {
+    return this.dims.get(node)?.[index] ?? replicated(node.types[index].shape.length);
+  }
+
+  set(node: Node, index: number, dims: Dims): void {
+    let list = this.dims.get(node);
+    if (!list) {
+      list = node.types.map(({ shape }) => replicated(shape.length));
+      this.dims.set(node, list);
+    }
+    list[index] = dims;
+  }
+
+  fix(node: Node, dims: Dims): void {
+    this.set(node, 0, dims);
+    this.fixed.add(node);
+  }
+
+  isFixed(node: Node): boolean {
+    return this.fixed.has(node);
+  }
+
+  factorsOf(node: Node): Factors {
+    let f = this.factors.get(node);
+    if (!f) {
+      f = factorsOf(node);
+      this.factors.set(node, f);
+    }
+    return f;
+  }
+}
+
+/** `current` with axes that `wanted` adds at the end of a dim, where they are free; null where nothing is added. */
+function extended(current: Dims, wanted: Dims): Dims | null {
+  const used = new Set(current.flat());
+  let changed = false;
+  const next = current.map((axes, d) => {
+    const target = wanted[d];
+    if (target.length <= axes.length || axes.some((axis, i) => axis !== target[i])) return axes;
+    const more: number[] = [];
+    for (const axis of target.slice(axes.length)) {
+      if (used.has(axis)) break;
+      used.add(axis);
+      more.push(axis);
+    }
+    if (more.length === 0) return axes;
+    changed = true;
+    return [...axes, ...more];
+  });
+  return changed ? next : null;
+}
+
+/** Values that stand for whatever they are asked to be: they take a layout, and give none. */
+const isSource = (node: Node): boolean => node.inputs.length === 0 && node.op.name !== "input";
+
+const passesThrough = (node: Node): boolean =>
+  node.op.lower === "elementwise" || node.op.lower === "view" || node.op.name === "detach";
+
+/**
+ * Layouts for every value: annotations, inputs and demanded outputs are given, and spread over the ops' factors to a
+ * fixpoint, forward and backward; through ops that only pass elements on first, so that what is near decides before
+ * what is behind a contraction. Deterministic. After Shardy's propagation and GSPMD (Xu et al. 2021).
+ */
+export function propagate(graph: Graph, request: PartitionRequest): Plan {
+  const { mesh } = request;
+  const plan = new Plan(mesh);
+  graph.inputs.forEach((node, i) => {
+    plan.fix(node, request.inputs[i]);
+  });
+  for (const node of graph.nodes)
+    if (node.op.name === "sharding_constraint") plan.fix(node, decodeDims(node.attrs.dims as number[]));
+  graph.outputs.forEach((value, i) => {
+    const dims = request.outputs[i];
+    const made = value.op.name === "result" ? value.inputs[0] : value;
+    const index = value.op.name === "result" ? (value.attrs.index as number) : 0;
+    if (dims && !plan.isFixed(made)) plan.set(made, index, dims);
+  });
+  const nodes = graph.nodes.filter((node) => node.op.name !== "result" && node.op.name !== "input");
+  for (const takes of [passesThrough, () => true]) {
+    const mine = nodes.filter((node) => takes(node));
+    for (let round = 0, changed = true; changed && round < 32; round++) {
+      changed = false;
+      for (const node of mine) changed = spread(plan, node) || changed;
+      for (let i = mine.length - 1; i >= 0; i--) changed = spread(plan, mine[i]) || changed;
+    }
+  }
+  return plan;
+}
+
+/** Carries layouts between the operands and results of one op. Whether anything changed. */
+function spread(plan: Plan, node: Node): boolean {
+  if (isSource(node)) return false;
+  const f = plan.factorsOf(node);
+  const { mesh } = plan;
+  const operands = node.inputs.map((x) => plan.of(x));
+  const results = node.types.map((_, i) => plan.ofResult(node, i));
+  if (
+    operands.every((dims) => dims.every((axes) => axes.length === 0)) &&
+    results.every((dims) => dims.every((axes) => axes.length === 0))
+  )
+    return false;
+  const assigned = chooseAssignment(node, f, mesh, operands, results);
+  if (assigned.size === 0) return false;
+  let changed = false;
+  const give = (made: Node, index: number, dims: readonly (readonly string[])[]): void => {
+    if (plan.isFixed(made)) return;
+    const wanted = dims.map((factors) => joinAxes(factors, assigned, f.sizes, mesh));
+    const next = extended(plan.ofResult(made, index), wanted);
+    if (!next) return;
+    plan.set(made, index, next);
+    changed = true;
+  };
+  f.operands.forEach((dims, i) => {
+    const x = node.inputs[i];
+    if (x.op.name === "result") give(x.inputs[0], x.attrs.index as number, dims);
+    else give(x, 0, dims);
+  });
+  f.results.forEach((dims, i) => {
+    give(node, i, dims);
+  });
+  return changed;
+}
