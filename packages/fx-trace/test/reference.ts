@@ -45,25 +45,30 @@ function evaluateNode(
   values: Map<Node, readonly Value[]>,
   inputs: readonly Data[],
 ): readonly Value[] {
-  const { op, attrs, types } = node;
-  const operands = node.inputs.map((input) => values.get(input) as readonly Value[]);
+  const { op, attrs } = node;
   if (op.name === "input") {
     const data = inputs[attrs.index as number];
     if (!data) throw new Error(`no value for input ${attrs.index}`);
     return [makeValue(node.dtype, node.shape, data)];
   }
+  const operands = node.inputs.map((input) => values.get(input) as readonly Value[]);
   if (op.name === "result") return [operands[0][attrs.index as number]];
+  return evaluateOp(
+    node,
+    operands.map(([value]) => value),
+  );
+}
+
+/** Results of a node whose operands have these values; not of `input` and `result`, which are only names. */
+export function evaluateOp(node: Node, operands: readonly Value[]): readonly Value[] {
+  const { op, attrs, types } = node;
   const kernel = kernels[op.name];
   if (kernel) {
-    const results = kernel(
-      operands.map(([value]) => value),
-      types,
-      attrs as never,
-    );
+    const results = kernel(operands, types, attrs as never);
     return results.map((data, i) => makeValue(types[i].dtype, types[i].shape, data));
   }
   const { decompose } = op;
   if (!decompose) throw new Error(`the reference has no ${op.name}`);
   const parts = withRecorder(null, () => withGrad(false, () => decompose(node.inputs, attrs as never, node)));
-  return evaluateInto(new Map(values), parts, inputs);
+  return evaluateInto(new Map(node.inputs.map((input, i) => [input, [operands[i]]])), parts, []);
 }

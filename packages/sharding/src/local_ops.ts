@@ -83,10 +83,11 @@ function ownRows(
   axes: readonly number[],
   { move, plan }: LocalContext,
 ): { own: Node; isOwn: Node } {
-  const { start } = move.range(size, axes);
-  const length = localSize(plan.mesh, size, axes);
+  const { start, count } = move.range(size, axes);
   const shifted = sub(index, cast(start as Node, index.dtype));
-  const isOwn = logicalAnd(ge(shifted, 0), lt(shifted, length));
+  // Padding is nobody's: where a part is short, the rows past its end are the next device's.
+  const end = count ? cast(count, index.dtype) : localSize(plan.mesh, size, axes);
+  const isOwn = logicalAnd(ge(shifted, 0), lt(shifted, end));
   return { own: where(isOwn, shifted, 0), isOwn };
 }
 

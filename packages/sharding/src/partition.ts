@@ -126,6 +126,16 @@ const linearIn: Readonly<Record<string, readonly number[]>> = {
   div: [0],
 };
 
+/** Operands that name places in another operand: a place that is not there fails the run. */
+const placesIn: Readonly<Record<string, number>> = {
+  index_select: 1,
+  index_add: 1,
+  gather: 1,
+  scatter_add: 1,
+  cross_entropy: 1,
+  cross_entropy_grad: 1,
+};
+
 const kinds: Readonly<Record<string, ReductionKind>> = { prod: "prod", max: "max", min: "min" };
 
 class Partitioner {
@@ -252,10 +262,12 @@ class Partitioner {
       const [first] = this.locals.get(x) as Local[];
       let local =
         open && first.partial ? this.move.to({ ...first, partial: null }, dims).node : this.operand(x, dims);
-      // Padding must not enter a reduction.
+      // Padding must not enter a reduction, nor name a place that is not there.
+      const isPlaces = placesIn[node.op.name] === i;
       f.operands[i].forEach((factors, d) => {
-        if (!factors.some((factor) => f.reduce.has(factor)) || !isUneven(mesh, x.shape[d], dims[d])) return;
-        local = move.masked(local, d, x.shape[d], dims[d], identityOf(kind, local));
+        const isReduced = factors.some((factor) => f.reduce.has(factor));
+        if (!(isReduced || isPlaces) || !isUneven(mesh, x.shape[d], dims[d])) return;
+        local = move.masked(local, d, x.shape[d], dims[d], isPlaces ? 0 : identityOf(kind, local));
       });
       return local;
     });

@@ -86,7 +86,10 @@ function checkGathered(op: string, x: Node, index: Node, dim: number): void {
   }
 }
 
-/** Dims of equal size are shared; the others, and `dim`, must be whole. */
+/**
+ * Dims of equal size are shared. The others must be whole, in x and in the index, which reads x's first rows there; along
+ * `dim` x must be.
+ */
 function gatherFactors(
   x: Shape,
   index: Shape,
@@ -94,7 +97,10 @@ function gatherFactors(
 ): { x: string[]; index: string[]; whole: string[] } {
   const own = dimFactors(x.length);
   const places = own.map((factor, i) => (i !== dim && index[i] === x[i] ? factor : `i${i}`));
-  return { x: own, index: places, whole: own.filter((factor, i) => places[i] !== factor) };
+  const apart = own.flatMap((factor, i) =>
+    i === dim ? [factor] : places[i] === factor ? [] : [factor, places[i]],
+  );
+  return { x: own, index: places, whole: apart };
 }
 
 /** Element [.., index[.., i, ..], ..] of x along `dim`. As torch.gather. An index out of range fails the run. */
@@ -139,9 +145,8 @@ export const scatter_add = defineOp({
   ],
   sharding: ([base, index], { dim }) => {
     const factors = gatherFactors(base.shape, index.shape, dim);
-    const places = factors.index.filter((factor) => factor.startsWith("i"));
     return ruleOf([factors.x, factors.index, factors.index], [factors.x], {
-      replicate: [...factors.whole, ...places],
+      replicate: [...factors.whole, factors.index[dim]],
     });
   },
 });
