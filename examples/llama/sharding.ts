@@ -76,6 +76,16 @@ export function shardLlama(model: Llama, mesh: Mesh, chosen: readonly Strategy[]
     });
   const stream: PartitionSpec = [batch, sequence, null];
   shardActivations(model, mesh, { "model.embed_tokens": stream, "model.layers.*": stream });
+  if (has("tp+sp")) {
+    // Gathered along the sequence for the products that are divided by columns, and again for their gradients.
+    const whole: PartitionSpec = [batch, sequence.filter((axis) => axis !== "tensor"), null];
+    const norms = ["model.layers.*.input_layernorm", "model.layers.*.post_attention_layernorm", "model.norm"];
+    const patterns = Object.fromEntries(norms.map((path) => [path, whole]));
+    shardActivations(model, mesh, patterns, { direction: "regather" });
+    // Backward the other way about: gradients are gathered before the products by rows.
+    const branches = { "model.layers.*.self_attn": whole, "model.layers.*.mlp": whole };
+    shardActivations(model, mesh, branches, { direction: "backward" });
+  }
   if (has("fsdp", "hsdp")) fullyShard(model, mesh);
   return (ids) => markSharding(ids, mesh, [batch, null]);
 }

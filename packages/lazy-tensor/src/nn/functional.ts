@@ -1,4 +1,4 @@
-import { DTypeError, formatShape, isInt, ops, promote, ShapeError } from "@lazuli/fx-trace";
+import { DTypeError, formatShape, isInt, type Node, ops, promote, ShapeError } from "@lazuli/fx-trace";
 import { rand } from "../creation.js";
 import { castNode } from "../methods/elementwise.js";
 import { Tensor } from "../tensor.js";
@@ -96,7 +96,7 @@ export function scaledDotProductAttention(
   v: Tensor,
   options: AttentionOptions = {},
 ): Tensor {
-  return attentionWithLse(q, k, v, options).out;
+  return new Tensor(ops.result([attend(q, k, v, options)], { index: 0 }));
 }
 
 /** As scaledDotProductAttention, with the float32 log-sum-exp of each row's scores, [B, H, T]. */
@@ -106,16 +106,20 @@ export function attentionWithLse(
   v: Tensor,
   options: AttentionOptions = {},
 ): { out: Tensor; lse: Tensor } {
+  const both = attend(q, k, v, options);
+  return {
+    out: new Tensor(ops.result([both], { index: 0 })),
+    lse: new Tensor(ops.result([both], { index: 1 })),
+  };
+}
+
+function attend(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Node {
   const {
     causal = false,
     offset = (k.shape[2] ?? 0) - (q.shape[2] ?? 0),
     scale = 1 / Math.sqrt(q.shape.at(-1) ?? 1),
   } = options;
-  const both = ops.attention([q.node, k.node, v.node], { causal, offset: causal ? offset : 0, scale });
-  return {
-    out: new Tensor(ops.result([both], { index: 0 })),
-    lse: new Tensor(ops.result([both], { index: 1 })),
-  };
+  return ops.attention([q.node, k.node, v.node], { causal, offset: causal ? offset : 0, scale });
 }
 
 export interface CrossEntropyOptions {

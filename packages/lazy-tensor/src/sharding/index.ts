@@ -1,3 +1,9 @@
 export { type FullyShardOptions, fullyShard } from "./fsdp.js";
-export { clearSharding, type LocalShard, localShards, markSharding } from "./mark.js";
-export { type ShardingPatterns, shardActivations, shardModule } from "./module.js";
+export {
+  type ConstraintDirection,
+  clearSharding,
+  type LocalShard,
+  localShards,
+  markSharding,
+} from "./mark.js";
+export { type ActivationOptions, type ShardingPatterns, shardActivations, shardModule } from "./module.js";

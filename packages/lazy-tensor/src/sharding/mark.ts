@@ -15,8 +15,11 @@ import { engine } from "../runtime.js";
 import { Tensor } from "../tensor.js";
 import { type DataArray, decodeArray, rawArray } from "../typed_array.js";
 
-/** Whether gradients are laid out as the value (`both`), as suits (`forward`), or the layout is taken anew for backward too. */
-export type ConstraintDirection = "both" | "forward" | "regather";
+/**
+ * What is laid out: the value and its gradient (`both`), the value alone (`forward`), the gradient alone (`backward`), or the
+ * value alone and anew for what backward reads of it (`regather`).
+ */
+export type ConstraintDirection = "both" | "forward" | "backward" | "regather";
 
 /** x, laid out over the mesh as `dims` says. */
 export function constrain(
