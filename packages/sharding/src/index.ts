@@ -4,3 +4,5 @@ export { partition } from "./partition.js";
 export { propagate } from "./plan.js";
 export * from "./spec.js";
 export * from "./types.js";
+export { type VisualizeOptions, visualizeSharding } from "./visualize.js";
+export { shardingSvg } from "./visualize_svg.js";
