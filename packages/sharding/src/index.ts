@@ -1,4 +1,5 @@
 export * from "./errors.js";
+export { type CollectiveRow, explainSharding, formatExplanation } from "./explain.js";
 export * from "./mesh.js";
 export { partition } from "./partition.js";
 export { propagate } from "./plan.js";
