@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <unordered_map>
 
 #include "device.h"
@@ -38,6 +39,8 @@ auto guard(Napi::Env env, const char* code, F&& work) {
     throw;
   } catch (const lazuli::OutOfMemoryError& error) {
     throw makeError(env, "OUT_OF_MEMORY", error.what(), error.node);
+  } catch (const lazuli::CollectiveError& error) {
+    throw makeError(env, "COLLECTIVE", error.what(), error.node);
   } catch (const lazuli::ProgramError& error) {
     throw makeError(env, code, error.what(), error.node);
   } catch (const std::bad_alloc&) {
@@ -58,6 +61,12 @@ uint64_t integerFrom(Napi::Env env, double number, const char* what, double most
 
 uint64_t integerFrom(Napi::Value value, const char* what, double most = kMostInteger) {
   return integerFrom(value.Env(), value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1, what, most);
+}
+
+/// The number of a device, or nothing where none is given.
+std::optional<int> deviceFrom(Napi::Value value) {
+  if (value.IsUndefined()) return std::nullopt;
+  return static_cast<int>(integerFrom(value, "a device", INT32_MAX));
 }
 
 lazuli::ExecutableId executableFrom(Napi::Value value) {
@@ -155,18 +164,17 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
                            InstanceMethod<&NativeDevice::bufferBytes>("bufferBytes"),
                            InstanceMethod<&NativeDevice::free>("free"),
                            InstanceMethod<&NativeDevice::stats>("stats"),
+                           InstanceMethod<&NativeDevice::exchange>("exchange"),
                            InstanceMethod<&NativeDevice::close>("close"),
+                           InstanceAccessor<&NativeDevice::deviceCount>("deviceCount"),
+                           InstanceAccessor<&NativeDevice::localDevices>("localDevices"),
                        });
   }
 
-  /// (name, {memoryLimitBytes})
+  /// (name, {memoryLimitBytes, virtualDevices, mpi, collectiveTimeoutMs})
   explicit NativeDevice(const Napi::CallbackInfo& info) : ObjectWrap(info), env_(info.Env()) {
     std::string kind = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
-    lazuli::DeviceOptions options;
-    if (info[1].IsObject()) {
-      Napi::Value limit = info[1].As<Napi::Object>().Get("memoryLimitBytes");
-      if (!limit.IsUndefined()) options.memoryLimitBytes = integerFrom(limit, "memoryLimitBytes");
-    }
+    const lazuli::DeviceOptions options = optionsFrom(info[1]);
     if (kind != "cpu" && kind != "null") refuse(env_, "there is no device \"" + kind + "\": cpu or null");
     device_ = guard(env_, "ARGUMENT", [&] {
       return kind == "cpu" ? lazuli::makeCpuDevice(options) : lazuli::makeNullDevice(options);
@@ -185,6 +193,26 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   }
 
  private:
+  static lazuli::DeviceOptions optionsFrom(Napi::Value value) {
+    lazuli::DeviceOptions options;
+    if (!value.IsObject()) return options;
+    auto object = value.As<Napi::Object>();
+    const auto given = [&](const char* name, auto&& take) {
+      Napi::Value option = object.Get(name);
+      if (!option.IsUndefined()) take(option);
+    };
+    given("memoryLimitBytes",
+          [&](Napi::Value limit) { options.memoryLimitBytes = integerFrom(limit, "memoryLimitBytes"); });
+    given("virtualDevices", [&](Napi::Value count) {
+      options.virtualDevices = static_cast<int>(integerFrom(count, "virtualDevices", INT32_MAX));
+    });
+    given("mpi", [&](Napi::Value mpi) { options.mpi = mpi.ToBoolean(); });
+    given("collectiveTimeoutMs", [&](Napi::Value timeout) {
+      options.collectiveTimeoutMs = static_cast<double>(integerFrom(timeout, "collectiveTimeoutMs"));
+    });
+    return options;
+  }
+
   /// What a promise waits for. Its JavaScript handles are touched by JavaScript's thread only.
   struct Task {
     Napi::Promise::Deferred promise;
@@ -193,10 +221,12 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
         staged;  // its bytes: the target itself may be detached while the device works
     size_t bytes = 0;
   };
+  using Exchanged = std::vector<std::vector<std::byte>>;
   /// What the device's thread says of a task.
   struct Message {
     uint64_t task;
     RunResult result;
+    std::optional<Exchanged> exchanged = std::nullopt;
   };
   static void deliver(Napi::Env env, Napi::Function, NativeDevice* self, Message* message) {
     std::unique_ptr<Message> owned(message);
@@ -243,27 +273,52 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     });
   }
 
+  /// (buffer, bytes, device?)
   void upload(const Napi::CallbackInfo& info) {
     BufferId id = integerFrom(info[0], "a buffer id");
     std::span<std::byte> bytes = bytesOf(info[1], "an upload");
-    guard(env_, "RUN", [&] { device().upload(id, bytes); });
+    std::optional<int> where = deviceFrom(info[2]);
+    guard(env_, "RUN", [&] { device().upload(id, bytes, where); });
     reportMemory();
   }
 
-  /// (buffer, target) → promise
+  /// (buffer, target, device?) → promise
   Napi::Value download(const Napi::CallbackInfo& info) {
     BufferId id = integerFrom(info[0], "a buffer id");
     size_t bytes = bytesOf(info[1], "a target").size();
+    std::optional<int> where = deviceFrom(info[2]);
     Task made{Napi::Promise::Deferred::New(env_), Napi::Persistent(info[1].As<Napi::Object>()), nullptr,
               bytes};
     return start(std::move(made), [&](uint64_t task, Task& kept) {
       kept.staged = std::make_unique_for_overwrite<std::byte[]>(bytes);
-      device().download(id, {kept.staged.get(), bytes}, [this, task](std::string error) {
+      const auto done = [this, task](std::string error) {
         RunResult result;
         result.error = std::move(error);
         post(task, std::move(result));
+      };
+      device().download(id, {kept.staged.get(), bytes}, done, where);
+    });
+  }
+
+  /// (bytes) → promise of every process's
+  Napi::Value exchange(const Napi::CallbackInfo& info) {
+    std::span<std::byte> bytes = bytesOf(info[0], "what is exchanged");
+    return start({Napi::Promise::Deferred::New(env_), {}, nullptr, 0}, [&](uint64_t task, Task&) {
+      device().exchange(bytes, [this, task](RunResult result, Exchanged all) {
+        post(task, std::move(result), std::move(all));
       });
     });
+  }
+
+  Napi::Value deviceCount(const Napi::CallbackInfo&) {
+    return Napi::Number::New(env_, device().deviceCount());
+  }
+
+  Napi::Value localDevices(const Napi::CallbackInfo&) {
+    auto list = Napi::Array::New(env_);
+    for (int i = 0; i < device().localDeviceCount(); i++)
+      list.Set(static_cast<uint32_t>(i), Napi::Number::New(env_, device().firstLocalDevice() + i));
+    return list;
   }
 
   Napi::Value bufferBytes(const Napi::CallbackInfo& info) {
@@ -282,9 +337,11 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     reportMemory();
   }
 
-  Napi::Value stats(const Napi::CallbackInfo&) {
+  /// (device?)
+  Napi::Value stats(const Napi::CallbackInfo& info) {
+    std::optional<int> where = deviceFrom(info[0]);
     return guard(env_, "RUN", [&]() -> Napi::Value {
-      lazuli::DeviceStats stats = device().stats();
+      lazuli::DeviceStats stats = device().stats(where);
       return numbersOf(env_, {{"liveBytes", double(stats.liveBytes)},
                               {"cachedBytes", double(stats.cachedBytes)},
                               {"arenaBytes", double(stats.arenaBytes)},
@@ -321,8 +378,8 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   }
 
   /// On the device's thread, or on JavaScript's.
-  void post(uint64_t task, RunResult result) {
-    auto message = std::make_unique<Message>(Message{task, std::move(result)});
+  void post(uint64_t task, RunResult result, std::optional<Exchanged> exchanged = std::nullopt) {
+    auto message = std::make_unique<Message>(Message{task, std::move(result), std::move(exchanged)});
     if (completions_.NonBlockingCall(message.get()) == napi_ok) message.release();
   }
 
@@ -337,13 +394,25 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     }
     const RunResult& result = message.result;
     if (!result.error.empty()) {
-      const char* code = result.outOfMemory ? "OUT_OF_MEMORY" : "RUN";
+      const char* code = result.outOfMemory ? "OUT_OF_MEMORY" : result.collective ? "COLLECTIVE" : "RUN";
       task.promise.Reject(makeError(env, code, result.error, result.errorNode).Value());
+    } else if (message.exchanged) {
+      task.promise.Resolve(bytesOfAll(env, *message.exchanged));
     } else if (task.target.IsEmpty()) {
       task.promise.Resolve(resultOf(env, result));
     } else {
       deliverBytes(env, task);
     }
+  }
+
+  static Napi::Array bytesOfAll(Napi::Env env, const Exchanged& all) {
+    auto list = Napi::Array::New(env, all.size());
+    for (uint32_t i = 0; i < all.size(); i++) {
+      auto bytes = Napi::Uint8Array::New(env, all[i].size());
+      if (!all[i].empty()) std::memcpy(bytes.Data(), all[i].data(), all[i].size());
+      list.Set(i, bytes);
+    }
+    return list;
   }
 
   static void deliverBytes(Napi::Env env, Task& task) {

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,7 +15,10 @@ using BufferId = uint64_t;
 using ExecutableId = uint32_t;
 
 struct DeviceOptions {
-  size_t memoryLimitBytes = 0;  // 0: no limit
+  size_t memoryLimitBytes = 0;          // of each device; 0: no limit
+  int virtualDevices = 1;               // devices of this process
+  bool mpi = false;                     // one device a process of an MPI job
+  double collectiveTimeoutMs = 300000;  // LAZULI_COLLECTIVE_TIMEOUT_MS comes before it
 };
 
 struct KernelInfo {
@@ -41,6 +45,7 @@ struct RunResult {
   std::string error;  // empty: fine
   int64_t errorNode = -1;
   bool outOfMemory = false;
+  bool collective = false;  // a CollectiveError
   double startUs = 0, endUs = 0;
   std::vector<KernelTime> kernels;  // when profiling
 };
@@ -52,9 +57,10 @@ struct DeviceStats {
   size_t peakBytes = 0;  // most of live + arena + cached so far
 };
 
-/// One interface for every device. Calls come from one thread (JavaScript's). Work is ordered: `run`,
-/// `upload`, `download` and `free` take effect in the order they were called; `run` and `download` complete
-/// on another thread.
+/// One interface for every device, and for the devices of a mesh that this process drives: a buffer id means
+/// a buffer on each of them, and what is asked is asked of all, unless a device is named. Calls come from one
+/// thread (JavaScript's). Work is ordered: `run`, `upload`, `download` and `free` take effect in the order
+/// they were called; `run` and `download` complete on another thread.
 class Device {
  public:
   virtual ~Device() = default;
@@ -62,18 +68,31 @@ class Device {
   virtual const ExecutableInfo& info(ExecutableId executable) const = 0;
   virtual void release(ExecutableId executable) = 0;
   /// Ids of inputs must exist and match the program's types in bytes; outputs are new ids. Donated inputs
-  /// cease to exist. `done` is called on the executor thread.
+  /// cease to exist. `done` is called on an executor thread; it has the first local device's times. A run
+  /// that fails on one device fails on all.
   virtual void run(ExecutableId executable, std::span<const BufferId> inputs,
                    std::span<const BufferId> outputs, bool profile, std::function<void(RunResult)> done) = 0;
-  /// Copies `bytes` now; the caller may reuse them on return.
-  virtual void upload(BufferId buffer, std::span<const std::byte> bytes) = 0;
-  /// Copies the buffer into `target` (of its size) once the work before it is done. A buffer whose run failed
-  /// gives an error.
+  /// Copies `bytes` now; the caller may reuse them on return. Without a device every one gets them; with one,
+  /// the buffer can be used once every local device has got its own, all of one size.
+  virtual void upload(BufferId buffer, std::span<const std::byte> bytes,
+                      std::optional<int> device = std::nullopt) = 0;
+  /// Copies the buffer of a device, the first local one unless said, into `target` (of its size) once the
+  /// work before it is done. A buffer whose run failed gives an error.
   virtual void download(BufferId buffer, std::span<std::byte> target,
-                        std::function<void(std::string error)> done) = 0;
+                        std::function<void(std::string error)> done,
+                        std::optional<int> device = std::nullopt) = 0;
   virtual size_t bufferBytes(BufferId buffer) const = 0;
   virtual void free(std::span<const BufferId> buffers) = 0;
-  virtual DeviceStats stats() const = 0;
+  /// Of a device; unless said, of the one whose peak is the highest.
+  virtual DeviceStats stats(std::optional<int> device = std::nullopt) const = 0;
+
+  /// Over all processes. Theirs are numbered one process after the other.
+  virtual int deviceCount() const = 0;
+  virtual int firstLocalDevice() const = 0;
+  virtual int localDeviceCount() const = 0;
+  /// Every process's bytes, by rank, once all have called it; in order with the runs.
+  using Exchanged = std::function<void(RunResult result, std::vector<std::vector<std::byte>> bytes)>;
+  virtual void exchange(std::span<const std::byte> bytes, Exchanged done) = 0;
 };
 
 std::unique_ptr<Device> makeCpuDevice(const DeviceOptions& options);

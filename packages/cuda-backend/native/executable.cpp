@@ -60,19 +60,15 @@ Executable::Address Executable::addressOf(ValueId value) const {
 }
 
 void Executable::makeCalls() {
-  size_t mostReads = 0, mostWrites = 0;
   for (size_t s = 0; s < lowered_.steps.size(); s++) {
     Call call;
     for (ValueId v : lowered_.steps[s].reads) call.reads.push_back(addressOf(v));
     for (ValueId v : lowered_.steps[s].writes) call.writes.push_back(addressOf(v));
     call.scratch = {0, plan_.scratchOffsets[s]};
-    mostReads = std::max(mostReads, call.reads.size());
-    mostWrites = std::max(mostWrites, call.writes.size());
+    mostReads_ = std::max(mostReads_, call.reads.size());
+    mostWrites_ = std::max(mostWrites_, call.writes.size());
     calls_.push_back(std::move(call));
   }
-  bases_.resize(1 + inputCount() + outputCount() + 1);
-  reads_.resize(mostReads);
-  writes_.resize(mostWrites);
 }
 
 void Executable::makeInfo(bool withText) {
@@ -91,15 +87,18 @@ void Executable::makeInfo(bool withText) {
   if (withText) info_.text = describe(lowered_, plan_);
 }
 
-void Executable::call(size_t s) {
+void Executable::call(size_t s, Frame& frame) const {
   const Call& call = calls_[s];
-  for (size_t i = 0; i < call.reads.size(); i++) reads_[i] = resolve(call.reads[i]);
-  for (size_t i = 0; i < call.writes.size(); i++) writes_[i] = resolve(call.writes[i]);
+  for (size_t i = 0; i < call.reads.size(); i++) frame.reads[i] = frame.resolve(call.reads[i]);
+  for (size_t i = 0; i < call.writes.size(); i++) frame.writes[i] = frame.resolve(call.writes[i]);
   const Step& step = lowered_.steps[s];
   try {
-    step.made.kernel->run({reads_.data(), writes_.data(), resolve(call.scratch)});
+    step.made.kernel->run(
+        {frame.reads.data(), frame.writes.data(), frame.resolve(call.scratch), frame.communicator});
   } catch (const OutOfMemoryError&) {
     throw;
+  } catch (const CollectiveError& error) {
+    throw CollectiveError(error.what(), step.node);
   } catch (const ProgramError& error) {
     throw ProgramError(error.what(), error.node >= 0 ? error.node : step.node);
   } catch (const std::bad_alloc&) {
@@ -110,21 +109,24 @@ void Executable::call(size_t s) {
 }
 
 void Executable::run(const Memory& memory, const Clock& clock, std::vector<KernelTime>* times,
-                     const std::atomic<bool>& stop) {
-  auto base = bases_.begin();
-  *base++ = memory.arena ? memory.arena : noArena;
-  base = std::copy(memory.inputs.begin(), memory.inputs.end(), base);
-  base = std::copy(memory.outputs.begin(), memory.outputs.end(), base);
-  *base = constants_.get();
+                     const std::atomic<bool>& stop, Communicator* communicator) const {
+  Frame frame{{memory.arena ? memory.arena : noArena},
+              std::vector<const std::byte*>(mostReads_),
+              std::vector<std::byte*>(mostWrites_),
+              communicator};
+  frame.bases.reserve(2 + inputCount() + outputCount());
+  frame.bases.insert(frame.bases.end(), memory.inputs.begin(), memory.inputs.end());
+  frame.bases.insert(frame.bases.end(), memory.outputs.begin(), memory.outputs.end());
+  frame.bases.push_back(constants_.get());
   if (times) times->reserve(calls_.size());
   for (size_t s = 0; s < calls_.size(); s++) {
     if (stop.load(std::memory_order_relaxed)) throw ProgramError("the device was closed");
     double start = times ? clock.us() : 0;
-    call(s);
+    call(s, frame);
     if (times) times->push_back({start, clock.us()});
   }
   for (const auto& copy : plan_.storage.copies) {
-    std::memcpy(memory.outputs[copy.output], resolve(addressOf(copy.from)),
+    std::memcpy(memory.outputs[copy.output], frame.resolve(addressOf(copy.from)),
                 lowered_.values[copy.from].bytes());
   }
 }

@@ -32,10 +32,11 @@ class Executable {
     std::span<std::byte* const> outputs;
     std::byte* arena;  // of info().arenaBytes; null where that is 0
   };
-  /// Runs every kernel. Throws ProgramError or OutOfMemoryError with the node. Fills `times` by kernel where
-  /// that is not null. Gives up between kernels once `stop` holds.
+  /// Runs every kernel; several devices may do so at once. Throws ProgramError, OutOfMemoryError or
+  /// CollectiveError with the node. Fills `times` by kernel where that is not null. Gives up between kernels
+  /// once `stop` holds.
   void run(const Memory& memory, const Clock& clock, std::vector<KernelTime>* times,
-           const std::atomic<bool>& stop);
+           const std::atomic<bool>& stop, Communicator* communicator = nullptr) const;
 
  private:
   /// Where an operand is: an offset into one of a run's blocks (`bases_`).
@@ -47,28 +48,32 @@ class Executable {
     std::vector<Address> reads, writes;
     Address scratch;
   };
+  /// What one run works with.
+  struct Frame {
+    std::vector<std::byte*> bases;        // arena, inputs, outputs, constants
+    std::vector<const std::byte*> reads;  // of one call
+    std::vector<std::byte*> writes;
+    Communicator* communicator;
+
+    std::byte* resolve(Address address) const { return bases[address.base] + address.offset; }
+  };
   Address addressOf(ValueId value) const;
-  std::byte* resolve(Address address) const { return bases_[address.base] + address.offset; }
   void uploadConstants();
   void makeCalls();
   void makeInfo(bool withText);
-  void call(size_t step);
+  void call(size_t step, Frame& frame) const;
 
   Lowered lowered_;
   std::vector<bool> donated_;
   MemoryPlan plan_;
   ExecutableInfo info_;
   std::vector<Call> calls_;  // by step
+  size_t mostReads_ = 0, mostWrites_ = 0;
   struct FreeAligned {
     void operator()(std::byte* memory) const;
   };
   std::unique_ptr<std::byte, FreeAligned> constants_;
   std::vector<size_t> constantOffsets_;
-  // Of one run, kept for their memory: block addresses (arena, inputs, outputs, constants), one call's
-  // operands.
-  std::vector<std::byte*> bases_;
-  std::vector<const std::byte*> reads_;
-  std::vector<std::byte*> writes_;
 };
 
 }  // namespace lazuli

@@ -9,20 +9,23 @@
 
 namespace lazuli {
 
+class Communicator;
+
 /// Buffers of one call. `reads` are base addresses: a kernel applies the Layouts it was made with.
 struct KernelArgs {
   const std::byte* const* reads;
   std::byte* const* writes;
-  std::byte* scratch;  // 64-byte aligned, `scratchBytes` long, undefined content
+  std::byte* scratch;                    // 64-byte aligned, `scratchBytes` long, undefined content
+  Communicator* communicator = nullptr;  // to the other devices; null where there are none
 };
 
-/// A compiled piece of work with every shape known. `run` may use every thread of the device (parallel.h) and
-/// is called by one thread at a time. It throws ProgramError for what only data can show (an index out of
-/// range).
+/// A compiled piece of work with every shape known. `run` may use every thread of the device (parallel.h),
+/// and several devices may be in it at once: what changes in a run lives in `args`. It throws ProgramError
+/// for what only data can show (an index out of range).
 class Kernel {
  public:
   virtual ~Kernel() = default;
-  virtual void run(const KernelArgs& args) = 0;
+  virtual void run(const KernelArgs& args) const = 0;
 };
 
 /// A kernel and what the planner must know of it.

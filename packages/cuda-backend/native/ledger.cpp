@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "program_check.h"
+
 namespace lazuli {
 namespace {
 
@@ -13,6 +15,7 @@ std::string text(BufferId id) { return "buffer " + std::to_string(id); }
 
 ExecutableId Ledger::compile(std::span<const uint32_t> words, bool withText) {
   Program program = decode(words);
+  checkMeshes(program, deviceCount_);
   Lowered lowered = lower_(program);
   auto made =
       std::make_shared<Executable>(std::move(lowered), program.donated, options_.memoryLimitBytes, withText);

@@ -15,7 +15,9 @@ class Ledger {
  public:
   using Lower = Lowered (*)(const Program& program);
 
-  Ledger(const DeviceOptions& options, Lower lower) : options_(options), lower_(lower) {}
+  /// For programs over meshes of `deviceCount` devices, which are all asked the same.
+  Ledger(const DeviceOptions& options, Lower lower, int deviceCount = 1)
+      : options_(options), lower_(lower), deviceCount_(deviceCount) {}
 
   ExecutableId compile(std::span<const uint32_t> words, bool withText);
   const std::shared_ptr<Executable>& executable(ExecutableId id) const;
@@ -39,6 +41,7 @@ class Ledger {
 
   DeviceOptions options_;
   Lower lower_;
+  int deviceCount_;
   std::unordered_map<ExecutableId, std::shared_ptr<Executable>> executables_;
   ExecutableId nextExecutable_ = 1;
   std::unordered_map<BufferId, size_t> buffers_;

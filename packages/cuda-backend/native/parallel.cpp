@@ -57,6 +57,9 @@ bool spin(Microseconds patience, Done done) {
 /// True in a piece of a job: what it calls runs inline.
 thread_local bool inJob = false;
 
+/// What this thread was given; 0: nothing.
+thread_local int ownThreads = 0;
+
 /// The workers of one calling thread. A job is a number of pieces that the caller and the workers take one by
 /// one; the caller waits only for workers that have taken one. A worker that the system is not running costs
 /// nothing that way, where a barrier would cost a time slice: on a busy machine the difference is manifold.
@@ -64,7 +67,12 @@ class Pool {
  public:
   explicit Pool(int threads) {
     try {
-      for (int i = 1; i < threads; i++) workers_.emplace_back([this] { work(); });
+      for (int i = 1; i < threads; i++) {
+        workers_.emplace_back([this, threads] {
+          ownThreads = threads;
+          work();
+        });
+      }
     } catch (const std::system_error&) {  // the system gives no more threads: there are enough, slower
     }
   }
@@ -172,6 +180,7 @@ void runPieces(int64_t pieces, FunctionRef<void(int64_t)> piece) {
 }  // namespace
 
 int threadCount() {
+  if (ownThreads > 0) return ownThreads;
   static const int count = [] {
     const char* text = std::getenv("LAZULI_THREADS");
     int wanted = text ? std::atoi(text) : 0;
@@ -179,6 +188,11 @@ int threadCount() {
   }();
   return count;
 }
+
+void setThreadCount(int threads) { ownThreads = std::clamp(threads, 0, kMostThreads); }
+
+ThreadCountScope::ThreadCountScope(int threads) : before_(ownThreads) { setThreadCount(threads); }
+ThreadCountScope::~ThreadCountScope() { ownThreads = before_; }
 
 void parallelRegion(FunctionRef<void(int, int)> body) {
   int threads = threadCount();

@@ -6,8 +6,25 @@
 
 namespace lazuli {
 
-/// Threads a kernel may use: LAZULI_THREADS, else the processors this process may run on.
+/// Threads that a kernel planned or run by the calling thread may use: what that thread was given, else
+/// LAZULI_THREADS, else the processors this process may run on.
 int threadCount();
+
+/// Gives the calling thread so many; 0: as many as any. A thread that runs kernels must have been given what
+/// the thread that planned them had, and before its first kernel.
+void setThreadCount(int threads);
+
+/// Plans with `threads` threads for as long as it lives.
+class ThreadCountScope {
+ public:
+  explicit ThreadCountScope(int threads);
+  ~ThreadCountScope();
+  ThreadCountScope(const ThreadCountScope&) = delete;
+  ThreadCountScope& operator=(const ThreadCountScope&) = delete;
+
+ private:
+  int before_;
+};
 
 /// A borrowed callable; the callee must not keep it.
 template <class Signature>

@@ -53,5 +53,9 @@ std::vector<TensorType> viewTypes(const NodeCheck& check);
 std::vector<TensorType> reductionTypes(const NodeCheck& check);
 std::vector<TensorType> contractionTypes(const NodeCheck& check);
 std::vector<TensorType> kernelTypes(const NodeCheck& check);
+std::vector<TensorType> collectiveTypes(const NodeCheck& check);
+
+/// Throws ProgramError where a collective is over a mesh of another number of devices.
+void checkMeshes(const Program& program, int64_t devices);
 
 }  // namespace lazuli

@@ -87,12 +87,12 @@ Types attentionTypes(const NodeCheck& check) {
 Types crossEntropyTypes(const NodeCheck& check) {
   const TensorType& logits = check[0];
   requireRows(check, 0);
-  check.require(logits.shape.size() == 2, "logits must be [N, V]");
+  const Dims rows(logits.shape.begin(), logits.shape.end() - 1);
   check.requireIndex(1);
-  check.requireType(1, check[1].dtype, {logits.shape[0]});
+  check.requireType(1, check[1].dtype, rows);
   double smoothing = check.node.number(attr::cross_entropy::label_smoothing);
   check.require(smoothing >= 0 && smoothing <= 1, "label_smoothing must lie in [0, 1]");
-  TensorType row{DType::f32, {logits.shape[0]}};
+  TensorType row{DType::f32, rows};
   if (check.node.op == Op::cross_entropy) return {row, row};
   check.requireSameType(2, row);
   check.requireSameType(3, row);
@@ -199,7 +199,7 @@ Types kernelTypes(const NodeCheck& check) {
     case Op::adamw_update:
       return adamwTypes(check);
     default:
-      check.fail("is not known to this device");
+      return collectiveTypes(check);
   }
 }
 

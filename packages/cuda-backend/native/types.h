@@ -57,6 +57,12 @@ class ProgramError : public std::runtime_error {
   int64_t node;
 };
 
+/// A collective that another device did not come to, or failed before.
+class CollectiveError : public ProgramError {
+ public:
+  using ProgramError::ProgramError;
+};
+
 /// More memory than the device's limit; thrown before anything is allocated.
 class OutOfMemoryError : public ProgramError {
  public:

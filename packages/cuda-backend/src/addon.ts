@@ -47,16 +47,26 @@ export interface AddonDevice {
     outputs: Float64Array | readonly number[],
     profile: boolean,
   ): Promise<{ startUs: number; endUs: number; kernels: Float64Array }>;
-  upload(buffer: number, bytes: ArrayBufferView | ArrayBuffer): void;
-  download(buffer: number, target: ArrayBufferView | ArrayBuffer): Promise<void>;
+  upload(buffer: number, bytes: ArrayBufferView | ArrayBuffer, device?: number): void;
+  download(buffer: number, target: ArrayBufferView | ArrayBuffer, device?: number): Promise<void>;
   bufferBytes(buffer: number): number;
   free(buffers: Float64Array | readonly number[]): void;
-  stats(): DeviceStats;
+  stats(device?: number): DeviceStats;
+  exchange(bytes: Uint8Array): Promise<Uint8Array[]>;
   close(): void;
+  readonly deviceCount: number;
+  readonly localDevices: number[];
+}
+
+export interface AddonOptions {
+  readonly memoryLimitBytes?: number;
+  readonly virtualDevices?: number;
+  readonly mpi?: boolean;
+  readonly collectiveTimeoutMs?: number;
 }
 
 export interface Addon {
-  readonly NativeDevice: new (name: string, options: { memoryLimitBytes?: number }) => AddonDevice;
+  readonly NativeDevice: new (name: string, options: AddonOptions) => AddonDevice;
   readonly version: string;
   /** Threads that kernels use: LAZULI_THREADS, else the processors this process may run on. */
   readonly threads: number;

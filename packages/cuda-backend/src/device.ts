@@ -15,23 +15,38 @@ export interface RunResult {
 }
 
 export interface DeviceOptions {
-  /** Most bytes of buffers, constants and intermediates. 0, the default: no limit. */
+  /** Most bytes of buffers, constants and intermediates, of each device. 0, the default: no limit. */
   readonly memoryLimitBytes?: number;
+  /** Devices of this process, which work side by side and share its processors. 1 unless said. */
+  readonly virtualDevices?: number;
+  /** One device of each process of an MPI job, numbered by rank (mpirun, srun, Kubernetes' MPI operator). */
+  readonly mpi?: boolean;
+  /**
+   * How long a device waits in a collective for the others; 300,000 unless said. LAZULI_COLLECTIVE_TIMEOUT_MS comes before
+   * it.
+   */
+  readonly collectiveTimeoutMs?: number;
 }
 
 /**
- * A device. Requests take effect in the order they are made; `run` and `download` settle later. Buffers and executables are
+ * A device, or those of a mesh that this process drives. A buffer then means one on each of them, of one size and with a
+ * content of its own; what is asked is asked of all, where no device is named. Requests take effect in the order they are made; `run` and `download` settle later. Buffers and executables are
  * named by numbers; the caller chooses those of buffers. A pending promise keeps the process alive, an open device does not.
  */
 export interface NativeDevice {
   readonly name: string;
+  /** Over all processes. The mesh of a program's collectives has so many. */
+  readonly deviceCount: number;
+  /** The devices of this process, by number. */
+  readonly localDevices: readonly number[];
   /** Compiles a program (docs/ir.md). Throws CompileError, or OutOfMemoryError where its plan is over the limit. */
   compile(words: Uint32Array, withText?: boolean): { readonly id: number; readonly info: ExecutableInfo };
   /** Runs on their way still finish. */
   release(executable: number): void;
   /**
-   * Donated inputs cease to exist at the call, outputs exist from it on. Rejects with RunError or OutOfMemoryError; a
-   * request that is refused throws at the call, and changes nothing.
+   * Donated inputs cease to exist at the call, outputs exist from it on. Rejects with RunError, OutOfMemoryError or
+   * CollectiveError; a run that fails on one device fails on all, with that device's error. A request that is refused throws
+   * at the call, and changes nothing. The times are those of the first local device.
    */
   run(
     executable: number,
@@ -39,14 +54,23 @@ export interface NativeDevice {
     outputs: readonly number[],
     profile?: boolean,
   ): Promise<RunResult>;
-  /** Makes a buffer of these bytes; they are copied now. */
-  upload(buffer: number, bytes: ArrayBufferView | ArrayBuffer): void;
-  /** Fills `target`, which must have the buffer's size. Rejects with RunError where the run that made it failed. */
-  download(buffer: number, target: ArrayBufferView | ArrayBuffer): Promise<void>;
+  /**
+   * Makes a buffer of these bytes; they are copied now. With a device it gets them alone: the buffer can be used once every
+   * local device has got its own.
+   */
+  upload(buffer: number, bytes: ArrayBufferView | ArrayBuffer, device?: number): void;
+  /**
+   * Fills `target`, which must have the buffer's size, with what a device has: the first local one unless said. Rejects with
+   * RunError where the run that made it failed.
+   */
+  download(buffer: number, target: ArrayBufferView | ArrayBuffer, device?: number): Promise<void>;
   bufferBytes(buffer: number): number;
   /** Nothing once the device is closed. */
   free(buffers: readonly number[]): void;
-  stats(): DeviceStats;
+  /** Of a local device; unless said, of the one whose peak is the highest. */
+  stats(device?: number): DeviceStats;
+  /** Every process's bytes, by rank, once all have called it. In order with the runs. */
+  exchange(bytes: Uint8Array): Promise<Uint8Array[]>;
   /** Frees everything. What is pending is rejected. */
   close(): void;
 }
@@ -76,10 +100,16 @@ function kernelTimes(pairs: Float64Array): KernelTime[] {
 }
 
 class Device implements NativeDevice {
+  readonly deviceCount: number;
+  readonly localDevices: readonly number[];
+
   constructor(
     readonly name: string,
     private readonly native: AddonDevice,
-  ) {}
+  ) {
+    this.deviceCount = native.deviceCount;
+    this.localDevices = native.localDevices;
+  }
 
   compile(words: Uint32Array, withText = false): { id: number; info: ExecutableInfo } {
     return call(() => this.native.compile(words, withText));
@@ -104,12 +134,12 @@ class Device implements NativeDevice {
     });
   }
 
-  upload(buffer: number, bytes: ArrayBufferView | ArrayBuffer): void {
-    call(() => this.native.upload(buffer, bytes));
+  upload(buffer: number, bytes: ArrayBufferView | ArrayBuffer, device?: number): void {
+    call(() => this.native.upload(buffer, bytes, device));
   }
 
-  download(buffer: number, target: ArrayBufferView | ArrayBuffer): Promise<void> {
-    return settle(() => this.native.download(buffer, target));
+  download(buffer: number, target: ArrayBufferView | ArrayBuffer, device?: number): Promise<void> {
+    return settle(() => this.native.download(buffer, target, device));
   }
 
   bufferBytes(buffer: number): number {
@@ -120,8 +150,12 @@ class Device implements NativeDevice {
     call(() => this.native.free(new Float64Array(buffers)));
   }
 
-  stats(): DeviceStats {
-    return call(() => this.native.stats());
+  stats(device?: number): DeviceStats {
+    return call(() => this.native.stats(device));
+  }
+
+  exchange(bytes: Uint8Array): Promise<Uint8Array[]> {
+    return settle(() => this.native.exchange(bytes));
   }
 
   close(): void {
@@ -129,7 +163,10 @@ class Device implements NativeDevice {
   }
 }
 
-/** Opens a device: `cpu`, or `null`, which plans as the CPU does and computes nothing. */
+/**
+ * Opens a device: `cpu`, or `null`, which plans as the CPU does and computes nothing, and of many virtual devices is the
+ * first.
+ */
 export function openDevice(name: "cpu" | "null", options: DeviceOptions = {}): NativeDevice {
   return call(() => new Device(name, new (addon().NativeDevice)(name, options)));
 }

@@ -11,6 +11,8 @@ export class CompileError extends BackendError {}
 export class OutOfMemoryError extends BackendError {}
 /** What a program met while it ran: an index out of range, a closed device, a buffer whose own run failed. */
 export class RunError extends BackendError {}
+/** A collective that another device did not come to in time, or that another process failed before. */
+export class CollectiveError extends BackendError {}
 /** A request that makes no sense: a buffer that is not there, or of another size. */
 export class ArgumentError extends BackendError {}
 
@@ -19,6 +21,7 @@ const classes = {
   OUT_OF_MEMORY: OutOfMemoryError,
   RUN: RunError,
   ARGUMENT: ArgumentError,
+  COLLECTIVE: CollectiveError,
 } as const;
 
 interface AddonError extends Error {

@@ -7,4 +7,11 @@ export {
   openDevice,
   type RunResult,
 } from "./device.js";
-export { ArgumentError, BackendError, CompileError, OutOfMemoryError, RunError } from "./errors.js";
+export {
+  ArgumentError,
+  BackendError,
+  CollectiveError,
+  CompileError,
+  OutOfMemoryError,
+  RunError,
+} from "./errors.js";

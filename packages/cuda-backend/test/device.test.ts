@@ -1,4 +1,4 @@
-import { buildGraph, encodeNodes, input, type Node, ops, type TensorType } from "@lazuli/fx-trace";
+import { ops } from "@lazuli/fx-trace";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import {
   ArgumentError,
@@ -10,21 +10,7 @@ import {
   openDevice,
   RunError,
 } from "../src/index.js";
-
-const f32 = (...shape: number[]): TensorType => ({ shape, dtype: "float32" });
-
-/** The words of a program; inputs whose position is in `donated` are donated. */
-function program(
-  types: readonly TensorType[],
-  build: (...inputs: Node[]) => Node | readonly Node[],
-  donated: readonly number[] = [],
-): Uint32Array {
-  const graph = buildGraph(() => build(...types.map((type, index) => input([], { index, ...type }))));
-  const isInput = (node: Node): boolean => node.op.name === "input";
-  const nodes = graph.nodes.filter((node) => !isInput(node));
-  const isDonated = (_: Node, index: number): boolean => donated.includes(index);
-  return encodeNodes(nodes, graph.outputs, { isInput, inputs: graph.inputs, isDonated }).words.slice();
-}
+import { f32, program } from "./programs.js";
 
 const sum = program([f32(4), f32(4)], (a, b) => ops.add([a, b], {}));
 

@@ -79,8 +79,8 @@ export interface OpDef<S extends AttrSchema = AttrSchema> {
   readonly results: number;
   readonly lower: Lowering;
   readonly differentiable: boolean;
-  /** Draws random numbers: never folded, never merged with another. */
-  readonly random: boolean;
+  /** Never folded, never merged with an equal one: draws random numbers, or is wanted where it stands (collectives). */
+  readonly unique: boolean;
   /** Result type(s) from the inputs; throws ShapeError / DTypeError / ValueError at the call. */
   readonly type: (inputs: readonly Node[], attrs: AttrsOf<S>) => TensorType | readonly TensorType[];
   readonly vjp?: (args: VjpArgs<AttrsOf<S>>) => Cotangents;
@@ -91,12 +91,12 @@ export interface OpDef<S extends AttrSchema = AttrSchema> {
 }
 
 export interface OpSpec<S extends AttrSchema>
-  extends Omit<OpDef<S>, "attrSchema" | "code" | "results" | "differentiable" | "random"> {
+  extends Omit<OpDef<S>, "attrSchema" | "code" | "results" | "differentiable" | "unique"> {
   readonly attrs: S;
   readonly results?: number;
   /** Defaults to whether there is a vjp or a decompose. */
   readonly differentiable?: boolean;
-  readonly random?: boolean;
+  readonly unique?: boolean;
 }
 
 /** An op that can be called: `sum([x], attrs)` records a node. Ops without attributes are called without. */
@@ -124,7 +124,7 @@ export function defineOp<const S extends AttrSchema>(spec: OpSpec<S>): Op<S> {
     results: spec.results ?? 1,
     lower: spec.lower,
     differentiable: spec.differentiable ?? (spec.vjp !== undefined || spec.decompose !== undefined),
-    random: spec.random ?? false,
+    unique: spec.unique ?? false,
     type: spec.type,
     vjp: spec.vjp,
     decompose: spec.decompose,

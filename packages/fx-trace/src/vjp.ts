@@ -1,6 +1,6 @@
 import { GradError, GraphError } from "./errors.js";
 import { nextWalk } from "./graph.js";
-import { atScope, currentRecorder, type Node, withGrad, withRecorder } from "./node.js";
+import { apply, atScope, currentRecorder, type Node, withGrad, withRecorder } from "./node.js";
 import type { Cotangents, OpDef } from "./opdef.js";
 import { add, full } from "./ops/build.js";
 import { formatType, sameShape, type TensorType } from "./shape.js";
@@ -21,6 +21,8 @@ interface Sweep {
   readonly cotangents: (Node | null)[];
   /** By slot, for nodes of several results: the cotangent of each. */
   readonly byResult: Map<number, (Node | null)[]>;
+  /** What backward reads in a value's stead: values laid out with direction `regather` are laid out again. Null: none. */
+  readonly again: Map<Node, Node> | null;
 }
 
 const sameType = (a: TensorType, b: TensorType): boolean =>
@@ -58,6 +60,7 @@ export function gradients(
     flows,
     cotangents: new Array(nodes.length).fill(null),
     byResult: new Map(),
+    again: nodes.some(isRegathered) ? new Map() : null,
   };
   withGrad(createGraph, () => {
     for (let i = 0; i < outputs.length; i++) accumulate(sweep, outputs[i], cotangents[i]);
@@ -154,7 +157,8 @@ function passOn(sweep: Sweep, node: Node, grads: readonly (Node | null)[]): void
   }
   const needs = new Array<boolean>(inputs.length);
   for (let k = 0; k < inputs.length; k++) needs[k] = sweep.slotOf(inputs[k]) >= 0;
-  const passed = pullBack(node, grads, needs);
+  const read = sweep.again ? inputs.map((x) => readAgain(x, sweep.again as Map<Node, Node>)) : inputs;
+  const passed = pullBack(node, read, grads, needs);
   for (let k = 0; k < inputs.length; k++) {
     const cotangent = passed[k];
     if (!cotangent || !needs[k]) continue;
@@ -169,6 +173,28 @@ function passOn(sweep: Sweep, node: Node, grads: readonly (Node | null)[]): void
   }
 }
 
+const isRegathered = (node: Node): boolean =>
+  node.op.name === "sharding_constraint" && node.attrs.direction === "regather";
+
+/** Ops that are made again along with what they show in another form. */
+const cheap = new Set(["cast", "reshape", "transpose", "detach"]);
+
+/** The value, or where it is a regathered one, or a cast or view of such, the same made anew for backward. */
+function readAgain(x: Node, again: Map<Node, Node>): Node {
+  const known = again.get(x);
+  if (known) return known;
+  let made = x;
+  if (isRegathered(x)) {
+    made = atScope(x.scope, () => apply(x.op, x.inputs, { ...x.attrs, direction: "forward" }));
+  } else if (cheap.has(x.op.name) && x.storage === null) {
+    const [inner] = x.inputs;
+    const innerAgain = inner ? readAgain(inner, again) : inner;
+    if (innerAgain !== inner) made = atScope(x.scope, () => apply(x.op, [innerAgain], x.attrs));
+  }
+  again.set(x, made);
+  return made;
+}
+
 function accumulate(sweep: Sweep, node: Node, cotangent: Node): void {
   const slot = sweep.slotOf(node);
   if (slot < 0) return;
@@ -177,12 +203,17 @@ function accumulate(sweep: Sweep, node: Node, cotangent: Node): void {
 }
 
 /** Cotangents of a node's inputs: by the op's vjp, or else through its decomposition. */
-function pullBack(node: Node, grads: readonly (Node | null)[], needs: readonly boolean[]): Cotangents {
+function pullBack(
+  node: Node,
+  inputs: readonly Node[],
+  grads: readonly (Node | null)[],
+  needs: readonly boolean[],
+): Cotangents {
   const op: OpDef = node.op;
   if (op.vjp) {
     const first = node.types[0];
     const grad = grads[0] ?? full(0, first.shape, first.dtype);
-    return op.vjp({ inputs: node.inputs, out: node, grad, grads, attrs: node.attrs as never, needs });
+    return op.vjp({ inputs, out: node, grad, grads, attrs: node.attrs as never, needs });
   }
   if (op.decompose) return pullDecomposed(node, op.decompose, grads, needs);
   throw new GradError(
@@ -232,6 +263,7 @@ function pullDecomposed(
     flows,
     cotangents: new Array(nodes.length).fill(null),
     byResult: new Map(),
+    again: nodes.some(isRegathered) ? new Map() : null,
   };
   results.forEach((value, i) => {
     const grad = grads[i];

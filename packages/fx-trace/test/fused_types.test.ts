@@ -243,7 +243,7 @@ const refusals: readonly Refusal[] = [
   [
     () => ops.cross_entropy(inputs("float32[2, 3, 4]", "int64[2]"), loss),
     ShapeError,
-    "[cross_entropy] logits must be [N, V], but have shape [2, 3, 4]",
+    "[cross_entropy] target must have shape [2, 3], as logits are [2, 3, 4], but has [2]",
   ],
   [
     () => ops.cross_entropy(inputs("float32[2, 3]", "float32[2]"), loss),

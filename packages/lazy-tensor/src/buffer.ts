@@ -1,5 +1,6 @@
 import type { NativeDevice } from "@lazuli/cuda-backend";
 import type { TensorType } from "@lazuli/fx-trace";
+import type { Dims } from "@lazuli/sharding";
 
 export type BufferState = "live" | "donated" | "freed";
 
@@ -12,7 +13,11 @@ export class DeviceBuffer {
   /** Settles when the run that fills the buffer has; null for uploads. */
   filled: Promise<unknown> | null = null;
 
-  constructor(readonly type: TensorType) {}
+  /** `type` is the whole value's; on a mesh each device holds the part that `layout` says, or all of it where null. */
+  constructor(
+    readonly type: TensorType,
+    readonly layout: Dims | null = null,
+  ) {}
 }
 
 /**
@@ -26,8 +31,8 @@ export class BufferPool {
 
   constructor(private readonly device: NativeDevice) {}
 
-  create(type: TensorType): DeviceBuffer {
-    const buffer = new DeviceBuffer(type);
+  create(type: TensorType, layout: Dims | null = null): DeviceBuffer {
+    const buffer = new DeviceBuffer(type, layout);
     this.registry.register(buffer, buffer.id, buffer);
     return buffer;
   }

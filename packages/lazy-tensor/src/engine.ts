@@ -1,18 +1,34 @@
 import type { NativeDevice, RunResult } from "@lazuli/cuda-backend";
 import {
   closeGraph,
+  cse,
+  dce,
+  type Encoded,
   encodeNodes,
   formatType,
+  type Graph,
   hashWords,
   input as inputOp,
   type Node,
+  ops,
+  type RunPassesOptions,
   reachable,
   runPasses,
   setRecorder,
+  simplify,
   standardPasses,
   type TensorType,
   withRecorder,
 } from "@lazuli/fx-trace";
+import {
+  type Dims,
+  encodeDims,
+  type Mesh,
+  type Partitioned,
+  partition,
+  replicated,
+  ShardingError,
+} from "@lazuli/sharding";
 import { inject, injectable } from "tsyringe";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { debugLevel } from "./debug.js";
@@ -29,11 +45,14 @@ export interface Holder {
   isState: boolean;
   /** The buffer the holder had when it was last computed; donated when the holder's new value is. */
   committed: DeviceBuffer | null;
+  /** How the value lies over the engine's mesh after every step; null where nothing was asked. */
+  layout: Dims | null;
 }
 
 /** A holder of a gradient: kept if it still has one when the step is taken. */
 export interface GradHolder {
   readonly grad: { readonly node: Node } | null;
+  readonly layout: Dims | null;
 }
 
 /**
@@ -56,6 +75,7 @@ export class Engine {
   private warnedPending = false;
   private programs = 0;
   private inFlight: Promise<unknown> = Promise.resolve();
+  private currentMesh: Mesh | null = null;
   private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
   /** Takes the time of every kernel; on under LAZULI_DEBUG=2. */
   profiling = debugLevel() >= 2;
@@ -128,6 +148,31 @@ export class Engine {
     return node;
   }
 
+  // --- the mesh ----------------------------------------------------------------------------------------------------
+
+  /** The mesh that programs are partitioned over; null before anything was laid out over one. */
+  get mesh(): Mesh | null {
+    return this.currentMesh;
+  }
+
+  /** Throws ShardingError for a mesh of another size than there are devices, or another one than before. */
+  useMesh(mesh: Mesh): void {
+    if (this.currentMesh?.equals(mesh)) return;
+    if (this.currentMesh)
+      throw new ShardingError(
+        "Mesh",
+        `values lie over ${this.currentMesh} already: one mesh serves them all, not ${mesh} too`,
+      );
+    const { deviceCount } = this.device;
+    if (mesh.size !== deviceCount)
+      throw new ShardingError(
+        "Mesh",
+        `${mesh} has ${mesh.size} devices, and there ${deviceCount === 1 ? "is 1" : `are ${deviceCount}`}: ` +
+          `configure({ virtualDevices: ${mesh.size} }), or start ${mesh.size} processes with \`lazuli run --nprocs ${mesh.size}\``,
+      );
+    this.currentMesh = mesh;
+  }
+
   // --- random numbers ----------------------------------------------------------------------------------------------
 
   manualSeed(seed: number): void {
@@ -158,7 +203,18 @@ export class Engine {
     }
     const buffer = node.storage as DeviceBuffer;
     this.requireLive(node, buffer);
-    await this.device.download(buffer.id, target);
+    if (!buffer.layout?.some((axes) => axes.length > 0)) return this.device.download(buffer.id, target);
+    // Its parts are gathered by a program of its own, so that it works alike wherever the other parts are.
+    const whole = withRecorder(null, () => ops.detach([node], {}));
+    const layouts = new Map([[whole, replicated(node.shape.length)]]);
+    const gathered = this.runProgram([whole], new Set(), performance.now(), layouts);
+    const copy = whole.storage as DeviceBuffer;
+    try {
+      await this.device.download(copy.id, target);
+      await gathered;
+    } finally {
+      this.pool.free(copy);
+    }
   }
 
   free(node: Node): void {
@@ -191,16 +247,20 @@ export class Engine {
     const started = performance.now();
     const runs: Promise<void>[] = [];
     const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));
-    if (initials.size > 0) runs.push(this.runProgram([...initials], new Set(), started));
+    if (initials.size > 0) {
+      const layouts = new Map<Node, Dims>();
+      for (const [{ layout }, node] of this.initials) if (layout) layouts.set(node, layout);
+      runs.push(this.runProgram([...initials], new Set(), started, layouts));
+    }
     for (const [holder, node] of this.initials) {
       if (holder.committed && holder.committed !== node.storage) this.pool.free(holder.committed);
       holder.committed = this.bufferOf(node);
     }
     this.initials.clear();
 
-    const { roots, holders, replaced } = this.takeRoots();
+    const { roots, holders, replaced, layouts } = this.takeRoots();
     const waiting = roots.filter((node) => node.storage === null);
-    if (waiting.length > 0) runs.push(this.runProgram(waiting, replaced, performance.now()));
+    if (waiting.length > 0) runs.push(this.runProgram(waiting, replaced, performance.now(), layouts));
     // State that was overwritten without being read is no input of the program: its memory is given back here.
     for (const buffer of replaced) this.pool.free(buffer);
     for (const node of this.retired.splice(0)) this.free(node);
@@ -216,16 +276,27 @@ export class Engine {
   }
 
   /** The values this step keeps, and the buffers their updates replace. */
-  private takeRoots(): { roots: Node[]; holders: Holder[]; replaced: Set<DeviceBuffer> } {
+  private takeRoots(): {
+    roots: Node[];
+    holders: Holder[];
+    replaced: Set<DeviceBuffer>;
+    layouts: Map<Node, Dims>;
+  } {
     const roots = new Set<Node>();
+    const layouts = new Map<Node, Dims>();
     const replaced = new Set<DeviceBuffer>();
     const holders = [...this.assigned];
     for (const holder of holders) {
       roots.add(holder.node);
+      if (holder.layout) layouts.set(holder.node, holder.layout);
       const old = holder.committed;
       if (old && old !== holder.node.storage && old.state === "live") replaced.add(old);
     }
-    for (const holder of this.gradHolders) if (holder.grad) roots.add(holder.grad.node);
+    for (const { grad, layout } of this.gradHolders) {
+      if (!grad) continue;
+      roots.add(grad.node);
+      if (layout) layouts.set(grad.node, layout);
+    }
     for (const node of this.kept) roots.add(node);
     for (const node of this.visible) if (node.useCount === 0) roots.add(node);
     this.assigned = new Set();
@@ -236,29 +307,32 @@ export class Engine {
     this.randomState.key = null;
     this.randomState.stream = 0;
     // In the order of recording: a step that assigns the same values in another order is the same program.
-    return { roots: [...roots].sort((a, b) => a.id - b.id), holders, replaced };
+    return { roots: [...roots].sort((a, b) => a.id - b.id), holders, replaced, layouts };
   }
 
   private runProgram(
     roots: readonly Node[],
     donated: ReadonlySet<DeviceBuffer>,
     started: number,
+    layouts: ReadonlyMap<Node, Dims>,
   ): Promise<void> {
     const isInput = (node: Node): boolean => node.storage !== null;
     const isDonated = (node: Node): boolean => donated.has(node.storage as DeviceBuffer);
     const nodes = reachable(roots, isInput);
     for (const node of nodes) if (node.storage !== null) this.requireLive(node, node.storage as DeviceBuffer);
     const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
-    const hash = hashWords(encoded.words);
-    let program = this.cache.find(hash, encoded.words);
+    const key = this.currentMesh ? keyOnMesh(this.currentMesh, encoded, roots, layouts) : encoded.words;
+    const hash = hashWords(key);
+    let program = this.cache.find(hash, key);
     const cached = program !== null;
     if (!program) {
-      program = this.compile(hash, encoded.words.slice(), nodes, roots, encoded.inputs, isDonated);
+      program = this.compile(hash, key.slice(), nodes, roots, encoded.inputs, isDonated, layouts);
       this.cache.add(hash, program);
     }
 
     const inputBuffers = encoded.inputs.map((node) => node.storage as DeviceBuffer);
-    const outputBuffers = roots.map((node) => this.pool.create(node.type));
+    const { outputLayouts } = program;
+    const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
     const done = this.device.run(
       program.executable,
       inputBuffers.map((buffer) => buffer.id),
@@ -307,17 +381,38 @@ export class Engine {
     roots: readonly Node[],
     inputs: readonly Node[],
     isDonated: (input: Node) => boolean,
+    layouts: ReadonlyMap<Node, Dims>,
   ): CachedProgram {
     const number = ++this.programs;
     const recorded = nodes.filter((node) => node.storage === null);
     const summary = summarize(recorded, roots, inputs, isDonated);
     const reason = explainMiss(this.cache.last?.summary ?? null, summary);
     const started = performance.now();
-    const graph = runPasses(closeGraph(nodes, roots, inputs), standardPasses(this.options.supports), {
+    const passOptions: RunPassesOptions = {
       verify: this.options.verifyPasses,
       onPass: ({ name, graph: after, wallMs }) =>
         this.events.pass$.next({ program: number, pass: name, ms: wallMs, graph: after }),
-    });
+    };
+    let graph = runPasses(
+      closeGraph(nodes, roots, inputs),
+      standardPasses(this.options.supports),
+      passOptions,
+    );
+    let outputLayouts: readonly Dims[] | null = null;
+    const mesh = this.currentMesh;
+    if (mesh) {
+      let parts: Partitioned | null = null;
+      const spmd = (whole: Graph): Graph => {
+        parts = partition(whole, {
+          mesh,
+          inputs: inputs.map(layoutOf),
+          outputs: roots.map((root) => layouts.get(root) ?? null),
+        });
+        return parts.graph;
+      };
+      graph = runPasses(graph, [spmd, cse, simplify, dce], passOptions);
+      outputLayouts = (parts as Partitioned | null)?.outputs ?? null;
+    }
     const passed = performance.now();
     const isInput = (node: Node): boolean => node.op.code === inputOp.code;
     const compiledNodes = graph.nodes.filter((node) => !isInput(node));
@@ -344,6 +439,29 @@ export class Engine {
       info: compiled.info,
       graph,
     });
-    return { number, words, executable: compiled.id, info: compiled.info, places, summary };
+    return { number, words, executable: compiled.id, info: compiled.info, places, summary, outputLayouts };
   }
+}
+
+/** How a computed value lies over the mesh. */
+const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? replicated(node.shape.length);
+
+/** The recorded program and where its ends lie: what a program compiled for a mesh depends on. */
+function keyOnMesh(
+  mesh: Mesh,
+  { words, inputs }: Encoded,
+  roots: readonly Node[],
+  layouts: ReadonlyMap<Node, Dims>,
+): Uint32Array {
+  const more = [...mesh.sizes];
+  for (const node of inputs) more.push(...encodeDims(layoutOf(node)));
+  for (const root of roots) {
+    const layout = layouts.get(root);
+    if (layout) more.push(1, ...encodeDims(layout));
+    else more.push(0);
+  }
+  const key = new Uint32Array(words.length + more.length);
+  key.set(words);
+  key.set(more, words.length);
+  return key;
 }

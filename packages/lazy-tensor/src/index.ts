@@ -15,6 +15,7 @@ export {
   ValueError,
   withScope,
 } from "@lazuli/fx-trace";
+export { Mesh, mesh1d, type PartitionSpec, ShardingError } from "@lazuli/sharding";
 export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
 export * from "./creation.js";
 export * from "./data/index.js";
@@ -39,6 +40,7 @@ export {
   type RuntimeOptions,
   useEngine,
 } from "./runtime.js";
+export * from "./sharding/index.js";
 export { sync } from "./step.js";
 export { type NestedArray, Tensor } from "./tensor.js";
 export { TraceRecorder } from "./trace.js";

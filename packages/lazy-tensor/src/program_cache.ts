@@ -1,6 +1,7 @@
 import type { ExecutableInfo } from "@lazuli/cuda-backend";
 import type { Node } from "@lazuli/fx-trace";
 import { formatType } from "@lazuli/fx-trace";
+import type { Dims } from "@lazuli/sharding";
 import type { Place } from "./place_error.js";
 
 /** One recorded node in a few words, for saying why a program was compiled again. */
@@ -22,6 +23,8 @@ export interface CachedProgram {
   readonly places: readonly Place[];
   /** Of the recorded graph. */
   readonly summary: ProgramSummary;
+  /** On a mesh, how each output lies over it. */
+  readonly outputLayouts: readonly Dims[] | null;
 }
 
 /** A recorded program in a few words. */

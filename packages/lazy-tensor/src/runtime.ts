@@ -13,11 +13,13 @@ export interface RuntimeOptions extends Partial<EngineOptions> {
   readonly device?: DeviceName;
   /** Most bytes the device may hold; a program that would need more is refused before it runs. 0: no limit. */
   readonly memoryLimitBytes?: number;
+  /** Devices of this process, each a thread with its memory: a mesh on one machine. Defaults to LAZULI_VIRTUAL_DEVICES, else 1. */
+  readonly virtualDevices?: number;
 }
 
 /** A container with an engine of its own. Register another device, events or options on it before resolving Engine. */
 export function createContainer(options: RuntimeOptions = {}): DependencyContainer {
-  const { device, memoryLimitBytes = 0, ...engine } = options;
+  const { device, memoryLimitBytes = 0, virtualDevices, ...engine } = options;
   const container = root.createChildContainer();
   const events = new Events();
   container.registerInstance(TOKENS.events, events);
@@ -34,6 +36,7 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     useFactory: instanceCachingFactory(() =>
       openDevice(device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu", {
         memoryLimitBytes,
+        virtualDevices: virtualDevices ?? Number(process.env.LAZULI_VIRTUAL_DEVICES || 1),
       }),
     ),
   });

@@ -9,6 +9,7 @@ import {
   sizeOf,
   withoutUses,
 } from "@lazuli/fx-trace";
+import { type Dims, type PartitionSpec, specOf } from "@lazuli/sharding";
 import { type BackwardOptions, backward } from "./autograd.js";
 import type { DeviceBuffer } from "./buffer.js";
 import type { Holder } from "./engine.js";
@@ -29,9 +30,13 @@ export class Tensor implements Holder {
   /** Name of a parameter or buffer in its module; empty for others. */
   name = "";
   private current: Node;
+  /** Stands for the value while a wrapper's forward runs: a fully sharded parameter, gathered. */
+  private shown: Node | null = null;
   isState = false;
   /** For the engine: the buffer this tensor had after the last step. */
   committed: DeviceBuffer | null = null;
+  /** For the engine: how this tensor lies over its mesh, as `markSharding` asked. */
+  layout: Dims | null = null;
 
   /** Tensors are made by `tensor`, `zeros`, … and by operations; this wraps a recorded node. */
   constructor(node: Node) {
@@ -41,7 +46,18 @@ export class Tensor implements Holder {
 
   /** The recorded node that stands for the tensor's present value. */
   get node(): Node {
-    return this.current;
+    return this.shown ?? this.current;
+  }
+
+  /** Runs `fn` with `node` standing for each tensor's value. */
+  static showing<T>(stands: ReadonlyMap<Tensor, Node>, fn: () => T): T {
+    const before = new Map([...stands.keys()].map((tensor) => [tensor, tensor.shown]));
+    for (const [tensor, node] of stands) tensor.shown = node;
+    try {
+      return fn();
+    } finally {
+      for (const [tensor, node] of before) tensor.shown = node;
+    }
   }
 
   // --- what it is --------------------------------------------------------------------------------------------------
@@ -87,6 +103,16 @@ export class Tensor implements Holder {
       engine().markInitial(this);
     }
     return this;
+  }
+
+  /**
+   * How the tensor lies over the mesh: as it was marked, or as the last step left it. Null for one that every device has
+   * whole, and for one that is pending and unmarked. As jax.Array.sharding.
+   */
+  get sharding(): PartitionSpec | null {
+    const { mesh } = engine();
+    const layout = this.layout ?? (this.current.storage as DeviceBuffer | null)?.layout;
+    return mesh && layout?.some((axes) => axes.length > 0) ? specOf(mesh, layout) : null;
   }
 
   // --- gradients ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 import { dtypeInfo, type Node, sizeOf } from "@lazuli/fx-trace";
 import type { Mesh } from "./mesh.js";
-import { type Assignment, type Factors, fits, splitAxes } from "./rule.js";
+import { type Factors, fits, splitAxes } from "./rule.js";
 import type { Dims } from "./spec.js";
 
 interface Wish {
@@ -24,7 +24,7 @@ export function chooseAssignment(
   mesh: Mesh,
   operands: readonly Dims[],
   results: readonly Dims[],
-): Assignment {
+): Map<string, readonly number[]> {
   const wishes = new Map<string, Wish[]>();
   const note = (dims: readonly (readonly string[])[], layout: Dims, type: Node["type"]): void => {
     const weight = bytesOf(type) + 1;
@@ -47,27 +47,31 @@ export function chooseAssignment(
     note(dims, operands[i], node.inputs[i].type);
   });
 
-  const best: { factor: string; axes: readonly number[]; weight: number }[] = [];
+  // An axis is claimed by every layout that has it; what a shorter one lacks is a local slice.
+  const claims: { factor: string; at: number; axis: number; weight: number }[] = [];
   for (const [factor, list] of wishes) {
     let chosen = { axes: [] as readonly number[], weight: -1 };
     for (const { axes } of list) {
-      // Layouts that are a beginning of this one agree with it: what they lack is a local slice.
       const weight = list.reduce((sum, wish) => sum + (startsWith(axes, wish.axes) ? wish.weight : 0), 0);
       if (weight > chosen.weight) chosen = { axes, weight };
     }
-    best.push({ factor, ...chosen });
+    chosen.axes.forEach((axis, at) => {
+      const weight = list.reduce(
+        (sum, wish) => sum + (wish.axes.length > at && startsWith(chosen.axes, wish.axes) ? wish.weight : 0),
+        0,
+      );
+      claims.push({ factor, at, axis, weight });
+    });
   }
-  best.sort((a, b) => b.weight - a.weight);
-
+  const winner = new Map<number, (typeof claims)[number]>();
+  for (const claim of claims) {
+    const best = winner.get(claim.axis);
+    if (!best || claim.weight > best.weight) winner.set(claim.axis, claim);
+  }
   const assigned = new Map<string, readonly number[]>();
-  const taken = new Set<number>();
-  for (const { factor, axes } of best) {
-    let end = 0;
-    while (end < axes.length && !taken.has(axes[end])) end++;
-    const free = axes.slice(0, end);
-    if (free.length === 0) continue;
-    assigned.set(factor, free);
-    for (const axis of free) taken.add(axis);
+  for (const { factor, at, axis } of claims) {
+    const axes = assigned.get(factor) ?? [];
+    if (winner.get(axis)?.factor === factor && axes.length === at) assigned.set(factor, [...axes, axis]);
   }
   // An inner factor that lost its outer one, or does not divide, stays whole.
   for (let changed = true; changed; ) {

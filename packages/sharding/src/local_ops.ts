@@ -13,6 +13,7 @@ import {
   sub,
   where,
 } from "@lazuli/fx-trace";
+import { bytesOf } from "./choose.js";
 import type { Plan } from "./plan.js";
 import type { Local, Resharder } from "./reshard.js";
 import { type Dims, localShape, localSize, replicated } from "./spec.js";
@@ -69,13 +70,6 @@ const filled: Handler = (node, { plan }) => {
   };
 };
 
-/** The axes that rows (`dim` of the table) are divided over, where looking up in parts moves less than gathering them. */
-function rowAxes(table: Dims, dim: number, used: Dims): readonly number[] {
-  const axes = table[dim];
-  const others = new Set(used.flat());
-  return axes.some((axis) => others.has(axis)) ? [] : axes;
-}
-
 /** The index within this device's rows, and where it is one of them. */
 function ownRows(
   index: Node,
@@ -96,10 +90,16 @@ const lookUp: Handler = (node, context) => {
   const { plan, operand } = context;
   const [table, index] = node.inputs;
   const dim = node.attrs.dim as number;
-  const indexDims = plan.of(index);
   const tableDims = plan.of(table);
-  const axes = rowAxes(tableDims, dim, indexDims);
+  const axes = tableDims[dim];
   if (axes.length === 0) return null;
+  // Where the places are divided over the same axes, either those are gathered or the table is: the smaller.
+  const overlaps = plan.of(index).some((list) => list.some((axis) => axes.includes(axis)));
+  if (overlaps && bytesOf(table.type) < bytesOf(node.type)) return null;
+  const indexDims = plan.of(index).map((list) => {
+    const shared = list.findIndex((axis) => axes.includes(axis));
+    return shared < 0 ? list : list.slice(0, shared);
+  });
   // Columns keep their axes too, save those that the index uses.
   const used = new Set(indexDims.flat());
   const columns = tableDims.map((list, d) =>
@@ -128,7 +128,8 @@ const addRows: Handler = (node, context) => {
   const places = updateDims.slice(dim, dim + rank);
   const placeAxes = places.flat();
   const target = plan.of(node);
-  const rows = target[dim].some((axis) => placeAxes.includes(axis)) ? [] : target[dim];
+  const shared = target[dim].findIndex((axis) => placeAxes.includes(axis));
+  const rows = shared < 0 ? target[dim] : target[dim].slice(0, shared);
   if (rows.length === 0 && placeAxes.length === 0) return null;
   const used = new Set([...placeAxes, ...rows]);
   const columns = target.map((list, d) =>

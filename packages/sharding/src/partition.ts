@@ -1,5 +1,6 @@
 import {
   atScope,
+  eq,
   type Graph,
   GraphBuilder,
   GraphError,
@@ -9,14 +10,16 @@ import {
   type OpDef,
   type ReductionKind,
   result,
+  where,
   withRecorder,
 } from "@lazuli/fx-trace";
 import { bytesOf, chooseAssignment } from "./choose.js";
 import { handlers, localAttrs } from "./local_ops.js";
-import { type Plan, propagate } from "./plan.js";
+import type { Mesh } from "./mesh.js";
+import { isLayout, type Plan, propagate } from "./plan.js";
 import { identityOf, type Local, type Partial, Resharder } from "./reshard.js";
-import { joinAxes } from "./rule.js";
-import { type Dims, decodeDims, isUneven, localShape, sameDims } from "./spec.js";
+import { type Assignment, type Factors, fits, joinAxes } from "./rule.js";
+import { type Dims, decodeDims, isUneven, localShape, replicated, sameDims } from "./spec.js";
 import type { Partitioned, PartitionRequest } from "./types.js";
 
 /**
@@ -90,6 +93,27 @@ function decomposeNodes(graph: Graph, chosen: ReadonlySet<Node>): Graph {
 
 const call = (op: OpDef, inputs: readonly Node[], attrs: Node["attrs"]): Node =>
   (op as OpDef & ((inputs: readonly Node[], attrs: Node["attrs"]) => Node))(inputs, attrs);
+
+/**
+ * Attention needs the sequence whole: axes that divide it go to the heads, where they divide them evenly, so that one
+ * exchange before and one after take the place of gathering. DeepSpeed Ulysses (Jacobs et al. 2023).
+ */
+function withHeads(
+  node: Node,
+  f: Factors,
+  mesh: Mesh,
+  operands: readonly Dims[],
+  assigned: Map<string, readonly number[]>,
+): Map<string, readonly number[]> {
+  if (node.op.name !== "attention" && node.op.name !== "attention_grad") return assigned;
+  const used = new Set([...assigned.values()].flat());
+  const spare = [...new Set(operands.flatMap((dims) => dims[2] ?? []))].filter((axis) => !used.has(axis));
+  const head = f.operands[0][1][0];
+  const axes = [...(assigned.get(head) ?? []), ...spare];
+  if (spare.length === 0 || (f.sizes.get(head) ?? 0) % mesh.sizeOf(axes) !== 0) return assigned;
+  const more = new Map(assigned).set(head, axes);
+  return fits(f, head, more, mesh) ? more : assigned;
+}
 
 /** Ops through which a sum may be put off: f(a + b) = f(a) + f(b) in the operand named. */
 const linearIn: Readonly<Record<string, readonly number[]>> = {
@@ -178,8 +202,15 @@ class Partitioner {
         this.set(node, (this.results.get(node.inputs[0]) as readonly Local[])[node.attrs.index as number]);
         return;
       case "sharding_constraint": {
-        const local = this.laidOut(node.inputs[0], decodeDims(node.attrs.dims as number[]));
-        this.set(node, local);
+        if (!isLayout(node)) {
+          this.locals.set(node, this.locals.get(node.inputs[0]) as Local[]);
+          return;
+        }
+        const dims = decodeDims(node.attrs.dims as number[]);
+        // A layout asked for here and not for gradients is a copy of its own, to live from here to its last use.
+        const isOwn = node.attrs.direction !== "both";
+        const [first] = this.locals.get(node.inputs[0]) as Local[];
+        this.set(node, isOwn ? this.move.to(first, dims) : this.laidOut(node.inputs[0], dims));
         return;
       }
     }
@@ -202,6 +233,7 @@ class Partitioner {
     });
     const present = open.filter((partial) => partial !== null) as Partial[];
     if (present.length === 0) return false;
+    if (name === "concat") return this.joinOpen(node, open);
     if (name === "add" || name === "sub") {
       const [a, b] = open;
       if (!a || !b || a.axes.length !== b.axes.length || a.axes.some((axis) => !b.axes.includes(axis)))
@@ -214,6 +246,29 @@ class Partitioner {
     return this.compute(node, present[0]);
   }
 
+  /** Few elements joined stay open together, so that one sum serves all: gradient norms by parameter, say. */
+  private joinOpen(node: Node, open: readonly (Partial | null)[]): boolean {
+    const most = 1 << 16; // bytes that are cheaper to add up as zeros than to wait for another collective
+    if (bytesOf(node.type) > most || !isFloat(node.dtype)) return false;
+    const axes = [...new Set(open.flatMap((partial) => partial?.axes ?? []))].sort((a, b) => a - b);
+    const inputs = node.inputs.map((x, i) => {
+      const own = open[i]?.axes ?? [];
+      const rest = axes.filter((axis) => !own.includes(axis));
+      const [first] = this.locals.get(x) as Local[];
+      const none = replicated(x.shape.length);
+      const part = open[i] ? this.move.to({ ...first, partial: null }, none).node : this.operand(x, none);
+      // Along the axes it is not open over it counts once.
+      return rest.length === 0 ? part : where(eq(this.move.index(rest), 0), part, 0);
+    });
+    this.set(node, {
+      node: call(node.op, inputs, node.attrs),
+      shape: node.shape,
+      dims: replicated(node.shape.length),
+      partial: { axes, kind: "sum" },
+    });
+    return true;
+  }
+
   /** The op on parts. With `open`, sums that stay open over these axes, which nothing else may then be divided over. */
   private compute(node: Node, open: Partial | null = null): boolean {
     const { plan, move } = this;
@@ -224,9 +279,21 @@ class Partitioner {
       return open && first.partial ? first.dims : this.present(x);
     });
     const wanted = node.types.map((_, i) => plan.ofResult(node, i));
-    const assigned = chooseAssignment(node, f, mesh, operandDims, wanted);
-    if (open && [...assigned.values()].some((axes) => axes.some((axis) => open.axes.includes(axis))))
-      return false;
+    const assigned = withHeads(
+      node,
+      f,
+      mesh,
+      operandDims,
+      chooseAssignment(node, f, mesh, operandDims, wanted),
+    );
+    if (open) {
+      // What is divided over the axes already would have to be gathered: the sum is better taken first.
+      if (operandDims.some((dims) => dims.flat().some((axis) => open.axes.includes(axis)))) return false;
+      for (const [factor, axes] of assigned) {
+        const taken = axes.findIndex((axis) => open.axes.includes(axis));
+        if (taken >= 0) assigned.set(factor, axes.slice(0, taken));
+      }
+    }
 
     const kind = kinds[node.op.name] ?? "sum";
     const inputs = node.inputs.map((x, i) => {

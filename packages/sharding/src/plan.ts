@@ -71,11 +71,18 @@ function extended(current: Dims, wanted: Dims): Dims | null {
   return changed ? next : null;
 }
 
+/** Whether the node lays its operand out: one for the cotangent alone does not. */
+export const isLayout = (node: Node): boolean =>
+  node.op.name === "sharding_constraint" && node.attrs.direction !== "backward";
+
 /** Values that stand for whatever they are asked to be: they take a layout, and give none. */
 const isSource = (node: Node): boolean => node.inputs.length === 0 && node.op.name !== "input";
 
 const passesThrough = (node: Node): boolean =>
-  node.op.lower === "elementwise" || node.op.lower === "view" || node.op.name === "detach";
+  node.op.lower === "elementwise" ||
+  node.op.lower === "view" ||
+  node.op.name === "detach" ||
+  node.op.name === "sharding_constraint";
 
 /**
  * Layouts for every value: annotations, inputs and demanded outputs are given, and spread over the ops' factors to a
@@ -88,8 +95,7 @@ export function propagate(graph: Graph, request: PartitionRequest): Plan {
   graph.inputs.forEach((node, i) => {
     plan.fix(node, request.inputs[i]);
   });
-  for (const node of graph.nodes)
-    if (node.op.name === "sharding_constraint") plan.fix(node, decodeDims(node.attrs.dims as number[]));
+  for (const node of graph.nodes) if (isLayout(node)) plan.fix(node, decodeDims(node.attrs.dims as number[]));
   graph.outputs.forEach((value, i) => {
     const dims = request.outputs[i];
     const made = value.op.name === "result" ? value.inputs[0] : value;

@@ -1,18 +1,52 @@
 #include "cpu/cpu_device.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
+
+#include "parallel.h"
 
 namespace lazuli {
 namespace {
 
-constexpr const char* kClosed = "the device was closed";
+constexpr int kMostDevices = 256;  // each is a thread, and memory
+
+std::string text(BufferId id) { return "buffer " + std::to_string(id); }
+
+std::chrono::milliseconds timeoutOf(const DeviceOptions& options) {
+  const char* text = std::getenv("LAZULI_COLLECTIVE_TIMEOUT_MS");
+  const double given = text ? std::atof(text) : 0;
+  // A day is for ever, and does not overflow the clock.
+  return std::chrono::milliseconds(
+      static_cast<int64_t>(std::clamp(given > 0 ? given : options.collectiveTimeoutMs, 1.0, 86400000.0)));
+}
+
+int checkedCount(const DeviceOptions& options) {
+  if (options.virtualDevices >= 1 && options.virtualDevices <= kMostDevices) return options.virtualDevices;
+  throw std::invalid_argument("virtualDevices must be from 1 to " + std::to_string(kMostDevices));
+}
 
 }  // namespace
 
 CpuDevice::CpuDevice(const DeviceOptions& options, Ledger::Lower lower)
-    : ledger_(options, lower), memory_(options.memoryLimitBytes) {}
+    : ledger_(options, lower, checkedCount(options)),
+      threads_(options.virtualDevices == 1 ? 0 : std::max(1, threadCount() / options.virtualDevices)) {
+  const int devices = options.virtualDevices;
+  if (devices > 1) mesh_ = std::make_unique<LocalMesh>(devices, timeoutOf(options));
+  for (int device = 0; device < devices; device++) {
+    CpuWorker::Place place{device, 0, threads_, mesh_.get(), mesh_ ? mesh_->communicator(device) : nullptr};
+    workers_.push_back(std::make_unique<CpuWorker>(options.memoryLimitBytes, clock_, std::move(place)));
+  }
+}
+
+CpuDevice::~CpuDevice() {
+  // All at once: each one's runs end only with the others'.
+  for (const auto& worker : workers_) worker->beginClosing();
+  if (mesh_) mesh_->close();
+}
 
 ExecutableId CpuDevice::compile(std::span<const uint32_t> words, bool withText) {
+  ThreadCountScope planned(threads_);
   return ledger_.compile(words, withText);
 }
 
@@ -22,125 +56,136 @@ const ExecutableInfo& CpuDevice::info(ExecutableId executable) const {
 
 void CpuDevice::release(ExecutableId executable) {
   // Destroyed behind the runs that are on their way, which hold it too.
-  std::shared_ptr<Executable> last = ledger_.executable(executable);
+  std::shared_ptr<const Executable> last = ledger_.executable(executable);
   ledger_.release(executable);
-  executor_.push([this, last = std::move(last), arena = ledger_.arenaBytes()] { memory_.trimArena(arena); });
+  for (const auto& worker : workers_) worker->trimArena(last, ledger_.arenaBytes());
 }
 
 void CpuDevice::run(ExecutableId id, std::span<const BufferId> inputs, std::span<const BufferId> outputs,
                     bool profile, std::function<void(RunResult)> done) {
-  std::shared_ptr<Executable> executable = ledger_.executable(id);
-  std::function<void()> job = [this, executable, profile, done = std::move(done),
-                               in = Ids(inputs.begin(), inputs.end()),
-                               out = Ids(outputs.begin(), outputs.end())] {
-    RunResult result;
-    execute(*executable, in, out, profile, result);
-    done(std::move(result));
-  };
-  ledger_.admitRun(*executable, inputs, outputs);
-  executor_.push(std::move(job));
+  auto run = std::make_shared<CpuRun>();
+  run->executable = ledger_.executable(id);
+  run->inputs.assign(inputs.begin(), inputs.end());
+  run->outputs.assign(outputs.begin(), outputs.end());
+  run->profile = profile;
+  run->done = std::move(done);
+  checkWhole(inputs);
+  ledger_.admitRun(*run->executable, inputs, outputs);
+  for (const auto& worker : workers_) worker->run(run);
 }
 
-void CpuDevice::execute(Executable& executable, const Ids& inputs, const Ids& outputs, bool profile,
-                        RunResult& result) {
-  result.startUs = clock_.us();
-  try {
-    compute(executable, inputs, outputs, profile, result);
-  } catch (const OutOfMemoryError& error) {
-    result.error = error.what();
-    result.errorNode = error.node;
-    result.outOfMemory = true;
-  } catch (const ProgramError& error) {
-    result.error = error.what();
-    result.errorNode = error.node;
-  } catch (const std::bad_alloc&) {
-    result.error = "out of memory: the run needs " + formatBytes(executable.info().outputBytes) +
-                   " for outputs and " + formatBytes(executable.info().arenaBytes) + " for intermediates";
-    result.outOfMemory = true;
-  } catch (const std::exception& error) {
-    result.error = error.what();
-  }
-  if (!result.error.empty()) {
-    auto error = std::make_shared<const std::string>(result.error);
-    for (BufferId id : outputs) buffers_[id] = {Block(), error};
-  }
-  for (size_t i = 0; i < inputs.size(); i++) {
-    if (executable.isDonated(i)) buffers_.erase(inputs[i]);
-  }
-  result.endUs = clock_.us();
+size_t CpuDevice::place(int device) const {
+  if (device >= 0 && static_cast<size_t>(device) < workers_.size()) return static_cast<size_t>(device);
+  throw std::invalid_argument("there is no device " + std::to_string(device) + " among " +
+                              std::to_string(workers_.size()));
 }
 
-void CpuDevice::compute(Executable& executable, const Ids& inputs, const Ids& outputs, bool profile,
-                        RunResult& result) {
-  if (executor_.closing()) throw ProgramError(kClosed);
-  std::vector<std::byte*> in, out;
-  for (BufferId id : inputs) {
-    const Buffer& buffer = buffers_.at(id);
-    if (buffer.error) throw ProgramError(*buffer.error);
-    in.push_back(buffer.block.data());
-  }
-  std::vector<Block> fresh(outputs.size());
-  for (size_t o = 0; o < outputs.size(); o++) {
-    int64_t input = executable.takesOver(o);
-    if (input < 0) fresh[o] = memory_.take(executable.outputBytes(o));
-    out.push_back(input < 0 ? fresh[o].data() : in[static_cast<size_t>(input)]);
-  }
-  std::byte* arena = memory_.arena(executable.info().arenaBytes);
-  executable.run({in, out, arena}, clock_, profile ? &result.kernels : nullptr, executor_.closing());
-  for (size_t o = 0; o < outputs.size(); o++) {
-    int64_t input = executable.takesOver(o);
-    if (input >= 0) fresh[o] = std::move(buffers_.at(inputs[static_cast<size_t>(input)]).block);
-    buffers_[outputs[o]] = {std::move(fresh[o]), nullptr};
+/// Refuses buffers that some devices have not got yet.
+void CpuDevice::checkWhole(std::span<const BufferId> buffers) const {
+  if (uploading_.empty()) return;
+  for (BufferId id : buffers) {
+    auto found = uploading_.find(id);
+    if (found == uploading_.end()) continue;
+    const auto device = std::find(found->second.begin(), found->second.end(), false) - found->second.begin();
+    throw std::invalid_argument(text(id) + " was not uploaded to device " + std::to_string(device));
   }
 }
 
-void CpuDevice::upload(BufferId id, std::span<const std::byte> bytes) {
+void CpuDevice::upload(BufferId id, std::span<const std::byte> bytes, std::optional<int> device) {
+  if (device && workers_.size() > 1) return uploadOne(id, bytes, place(*device));
+  if (device) place(*device);
+  uploadAll(id, bytes);
+}
+
+void CpuDevice::uploadAll(BufferId id, std::span<const std::byte> bytes) {
   ledger_.admitUpload(id, bytes.size());
   // Shared, because a std::function must be copyable.
-  auto block = std::make_shared<Block>();
+  std::vector<std::shared_ptr<Block>> blocks;
+  std::shared_ptr<std::byte[]> staged;
   try {
-    *block = memory_.take(bytes.size());
+    for (const auto& worker : workers_) blocks.push_back(std::make_shared<Block>(worker->take(bytes.size())));
+    if (workers_.size() > 1) staged = std::make_shared_for_overwrite<std::byte[]>(bytes.size());
   } catch (const std::bad_alloc&) {
     ledger_.admitFree(std::span(&id, 1));
     throw OutOfMemoryError("out of memory: an upload of " + formatBytes(bytes.size()));
   }
+  // Copied once here, and by several devices on their own threads.
+  if (!bytes.empty()) std::memcpy(staged ? staged.get() : blocks[0]->data(), bytes.data(), bytes.size());
+  for (size_t w = 0; w < workers_.size(); w++) {
+    std::function<void(std::byte*)> fill;
+    if (staged) fill = [staged, size = bytes.size()](std::byte* to) { std::memcpy(to, staged.get(), size); };
+    workers_[w]->upload(id, std::move(blocks[w]), std::move(fill));
+  }
+}
+
+void CpuDevice::uploadOne(BufferId id, std::span<const std::byte> bytes, size_t worker) {
+  auto found = uploading_.find(id);
+  const bool isFirst = found == uploading_.end();
+  if (isFirst) {
+    ledger_.admitUpload(id, bytes.size());
+    found = uploading_.emplace(id, std::vector<bool>(workers_.size())).first;
+  } else if (found->second[worker]) {
+    throw std::invalid_argument(text(id) + " exists already on device " + std::to_string(worker));
+  } else if (ledger_.bytes(id) != bytes.size()) {
+    throw std::invalid_argument(text(id) + " has " + std::to_string(ledger_.bytes(id)) +
+                                " bytes on other devices, not " + std::to_string(bytes.size()));
+  }
+  auto block = std::make_shared<Block>();
+  try {
+    *block = workers_[worker]->take(bytes.size());
+  } catch (const std::bad_alloc&) {
+    if (isFirst) {
+      uploading_.erase(found);
+      ledger_.admitFree(std::span(&id, 1));
+    }
+    throw OutOfMemoryError("out of memory: an upload of " + formatBytes(bytes.size()));
+  }
   if (!bytes.empty()) std::memcpy(block->data(), bytes.data(), bytes.size());
-  executor_.push([this, id, block] { buffers_[id] = {std::move(*block), nullptr}; });
+  workers_[worker]->upload(id, std::move(block), nullptr);
+  found->second[worker] = true;
+  if (std::find(found->second.begin(), found->second.end(), false) == found->second.end())
+    uploading_.erase(found);
 }
 
 void CpuDevice::download(BufferId id, std::span<std::byte> target,
-                         std::function<void(std::string error)> done) {
+                         std::function<void(std::string error)> done, std::optional<int> device) {
+  const size_t worker = place(device.value_or(0));
   if (ledger_.bytes(id) != target.size()) {
-    throw std::invalid_argument("buffer " + std::to_string(id) + " has " + std::to_string(ledger_.bytes(id)) +
+    throw std::invalid_argument(text(id) + " has " + std::to_string(ledger_.bytes(id)) +
                                 " bytes, the target " + std::to_string(target.size()));
   }
-  executor_.push([this, id, target, done = std::move(done)] { done(read(id, target)); });
-}
-
-std::string CpuDevice::read(BufferId id, std::span<std::byte> target) {
-  if (executor_.closing()) return kClosed;
-  const Buffer& buffer = buffers_.at(id);
-  if (buffer.error) return *buffer.error;
-  if (!target.empty()) std::memcpy(target.data(), buffer.block.data(), target.size());
-  return "";
+  auto found = uploading_.find(id);
+  if (found != uploading_.end() && !found->second[worker])
+    throw std::invalid_argument(text(id) + " was not uploaded to device " + std::to_string(worker));
+  workers_[worker]->download(id, target, std::move(done));
 }
 
 size_t CpuDevice::bufferBytes(BufferId buffer) const { return ledger_.bytes(buffer); }
 
 void CpuDevice::free(std::span<const BufferId> buffers) {
   ledger_.admitFree(buffers);
-  executor_.push([this, ids = Ids(buffers.begin(), buffers.end())] {
-    for (BufferId id : ids) buffers_.erase(id);
-  });
+  for (BufferId id : buffers) uploading_.erase(id);
+  for (const auto& worker : workers_) worker->free({buffers.begin(), buffers.end()});
 }
 
-DeviceStats CpuDevice::stats() const {
-  DeviceStats stats = memory_.stats();
+DeviceStats CpuDevice::stats(std::optional<int> device) const {
+  DeviceStats stats = workers_[place(device.value_or(0))]->stats();
+  for (size_t w = 1; !device && w < workers_.size(); w++) {
+    DeviceStats other = workers_[w]->stats();
+    if (other.peakBytes > stats.peakBytes) stats = other;
+  }
   stats.liveBytes = ledger_.liveBytes();
   return stats;
 }
 
+void CpuDevice::exchange(std::span<const std::byte> bytes, Exchanged done) {
+  workers_[0]->push([done = std::move(done), own = std::vector<std::byte>(bytes.begin(), bytes.end())] {
+    done({}, {own});
+  });
+}
+
 std::unique_ptr<Device> makeCpuDevice(const DeviceOptions& options) {
+  if (options.mpi) throw std::invalid_argument("mpi: this build has no MPI");
   return std::make_unique<CpuDevice>(options);
 }
 

@@ -1,15 +1,25 @@
 #include "cpu/executor.h"
 
+#include "parallel.h"
+
 namespace lazuli {
 
-Executor::Executor() : thread_([this] { work(); }) {}
+Executor::Executor(int threads)
+    : thread_([this, threads] {
+        setThreadCount(threads);
+        work();
+      }) {}
 
-Executor::~Executor() {
+void Executor::beginClosing() {
   {
     std::lock_guard lock(mutex_);
     closing_ = true;
   }
   ready_.notify_one();
+}
+
+Executor::~Executor() {
+  beginClosing();
   thread_.join();
 }
 

@@ -13,10 +13,13 @@ namespace lazuli {
 /// thread that enters it. Jobs must not throw.
 class Executor {
  public:
-  Executor();
+  /// `threads`: what kernels may use (parallel.h); 0: the process's.
+  explicit Executor(int threads = 0);
   /// Jobs that are left are still called, and are to see `closing` and be brief.
   ~Executor();
   void push(std::function<void()> job);
+  /// What waits for the destructor may begin.
+  void beginClosing();
   const std::atomic<bool>& closing() const { return closing_; }
 
  private:

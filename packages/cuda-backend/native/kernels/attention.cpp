@@ -70,7 +70,7 @@ class Attention final : public Kernel {
   }
   const AttentionShape& shape() const { return s_; }
 
-  void run(const KernelArgs& args) override {
+  void run(const KernelArgs& args) const override {
     if (s_.batch * s_.heads * s_.queries == 0) return;
     std::byte* blocks = args.scratch + static_cast<size_t>(packs_) * packedBytes_;
     const int64_t queryBlocks = attentionBlocks(s_.queries);

@@ -42,7 +42,7 @@ class AttentionGrad final : public Kernel {
   }
   const AttentionShape& shape() const { return s_; }
 
-  void run(const KernelArgs& args) override {
+  void run(const KernelArgs& args) const override {
     const int64_t pairs = s_.batch * s_.groups;
     parallelTasks(pairs * parts_, threadCount(), [&](int64_t task, int thread) {
       std::byte* scratch =

@@ -18,13 +18,14 @@ bool accepts(const Node&, size_t index, const Layout& layout) {
 struct Targets {
   DType dtype;
   int64_t count, classes, ignored;
+  int64_t dim;  // of the classes
 
   int64_t at(const std::byte* targets, int64_t row) const { return indexAt(targets, dtype, row); }
   void check(const char* op, const std::byte* targets) const {
     for (int64_t row = 0; row < count; ++row) {
       const int64_t target = at(targets, row);
       if (target != ignored && (target < 0 || target >= classes))
-        failIndex(op, "target", target, row, 1, classes);
+        failIndex(op, "target", target, row, dim, classes);
     }
   }
 };
@@ -37,7 +38,8 @@ MadeKernel makeForward(const KernelRequest& request) {
   const DType dtype = request.operands[0].dtype;
   const Rows x = rowsOf(request, 0);
   const Targets targets{request.operands[1].dtype, x.count, x.width,
-                        request.node.integer(attr::cross_entropy::ignore_index)};
+                        request.node.integer(attr::cross_entropy::ignore_index),
+                        static_cast<int64_t>(request.operands[0].shape.size()) - 1};
   const double smoothing = request.node.number(attr::cross_entropy::label_smoothing);
   const auto reduce = crossEntropyTable().reduce[static_cast<size_t>(dtype)];
   MadeKernel made;
@@ -73,7 +75,8 @@ MadeKernel makeBackward(const KernelRequest& request) {
   const DType dtype = request.operands[0].dtype;
   const Rows x = rowsOf(request, 0);
   const Targets targets{request.operands[1].dtype, x.count, x.width,
-                        request.node.integer(attr::cross_entropy_grad::ignore_index)};
+                        request.node.integer(attr::cross_entropy_grad::ignore_index),
+                        static_cast<int64_t>(request.operands[0].shape.size()) - 1};
   const double smoothing = request.node.number(attr::cross_entropy_grad::label_smoothing);
   const auto gradient = crossEntropyTable().gradient[static_cast<size_t>(dtype)];
   MadeKernel made;

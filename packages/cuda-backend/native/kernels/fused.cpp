@@ -68,7 +68,7 @@ class FusedKernel final : public Kernel {
     }
   }
 
-  void run(const KernelArgs& args) override {
+  void run(const KernelArgs& args) const override {
     for (size_t i = 0; i < plans_.size(); i++) {
       const FusedPlan& plan = plans_[i];
       if (!plan.spec.reduces.empty()) {

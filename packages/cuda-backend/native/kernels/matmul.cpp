@@ -64,7 +64,7 @@ class Matmul final : public Kernel {
   explicit Matmul(const MatmulSpec& spec);
   size_t scratchBytes() const { return scratchBytes_; }
   const MatmulShape& shape() const { return shape_; }
-  void run(const KernelArgs& args) override;
+  void run(const KernelArgs& args) const override;
 
  private:
   /// Takes room of the scratch.
@@ -122,7 +122,7 @@ Matmul::Matmul(const MatmulSpec& spec)
   }
 }
 
-void Matmul::run(const KernelArgs& args) {
+void Matmul::run(const KernelArgs& args) const {
   const MatmulShape& s = shape_;
   if (s.batches() * s.m * s.n == 0) return;
   const std::byte* a = args.reads[s.swapped ? 1 : 0];

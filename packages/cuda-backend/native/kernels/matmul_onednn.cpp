@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <dnnl.hpp>
+#include <mutex>
 #include <optional>
 #include <unordered_map>
 
@@ -108,12 +109,10 @@ Split splitProduct(const MatmulShape& s) {
   return {std::nullopt, s.m, ((s.m + pieces - 1) / pieces + 15) / 16 * 16};
 }
 
-/// A primitive and its memory objects, whose addresses are set at each run.
-struct Compiled {
-  dnnl::matmul primitive;
-  std::unordered_map<int, dnnl::memory> args;
-  int residualArg = -1;
-
+/// A primitive, and its memory objects, whose addresses are set at each run: a set for each run that is under
+/// way, kept for the next.
+class Compiled {
+ public:
   Compiled(const DnnlProblem& problem, const Desc& a, const Desc& b, const Desc& c, const Desc& bias,
            bool inPlace) {
     dnnl::primitive_attr attr;
@@ -125,33 +124,60 @@ struct Compiled {
     implementation = made.impl_info_str();
     scratchBytes = made.scratchpad_desc().get_size();
     primitive = dnnl::matmul(made);
-    const auto add = [&](int arg, const Desc& desc) {
-      args.emplace(arg, dnnl::memory(desc, engine(), nullptr));
-    };
-    add(DNNL_ARG_SRC, a);
-    add(DNNL_ARG_WEIGHTS, b);
-    add(DNNL_ARG_DST, c);
-    add(DNNL_ARG_SCRATCHPAD, made.scratchpad_desc());
-    if (problem.bias) add(DNNL_ARG_BIAS, bias);
+    descs_ = {{DNNL_ARG_SRC, a},
+              {DNNL_ARG_WEIGHTS, b},
+              {DNNL_ARG_DST, c},
+              {DNNL_ARG_SCRATCHPAD, made.scratchpad_desc()}};
+    if (problem.bias) descs_.emplace_back(DNNL_ARG_BIAS, bias);
     if (problem.residual && !inPlace) {
       residualArg = DNNL_ARG_ATTR_MULTIPLE_POST_OP(ops.len() - 1) | DNNL_ARG_SRC_1;
-      add(residualArg, c);
+      descs_.emplace_back(residualArg, c);
     }
   }
 
-  void set(int arg, const void* data) {
-    const auto found = args.find(arg);
-    if (found != args.end()) found->second.set_data_handle(const_cast<void*>(data));
+  /// `addresses` by argument; those that the primitive does not have are passed over.
+  void run(std::initializer_list<std::pair<int, const void*>> addresses) {
+    std::unique_ptr<Args> args = take();
+    for (const auto& [arg, data] : addresses) {
+      const auto found = args->find(arg);
+      if (found != args->end()) found->second.set_data_handle(const_cast<void*>(data));
+    }
+    primitive.execute(stream(), *args);
+    std::lock_guard lock(mutex_);
+    idle_.push_back(std::move(args));
   }
 
   std::string implementation;
   size_t scratchBytes = 0;
+  int residualArg = -1;
+
+ private:
+  using Args = std::unordered_map<int, dnnl::memory>;
+
+  std::unique_ptr<Args> take() {
+    {
+      std::lock_guard lock(mutex_);
+      if (!idle_.empty()) {
+        std::unique_ptr<Args> args = std::move(idle_.back());
+        idle_.pop_back();
+        return args;
+      }
+    }
+    auto args = std::make_unique<Args>();
+    for (const auto& [arg, desc] : descs_) args->emplace(arg, dnnl::memory(desc, engine(), nullptr));
+    return args;
+  }
+
+  dnnl::matmul primitive;
+  std::vector<std::pair<int, Desc>> descs_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Args>> idle_;
 };
 
 /// A part of the product that one thread makes. Offsets in bytes.
 struct Piece {
   int64_t a, b, c;
-  std::vector<Compiled> compiled;  // the residual summed in place; apart
+  std::vector<std::unique_ptr<Compiled>> compiled;  // the residual summed in place; apart
 };
 
 class Library final : public DnnlMatmul {
@@ -162,13 +188,13 @@ class Library final : public DnnlMatmul {
       addPiece(problem, s, split, begin, std::min(split.piece, split.length - begin));
     threads_ = static_cast<int>(std::min<size_t>(static_cast<size_t>(threadCount()), pieces_.size()));
     for (const Piece& piece : pieces_)
-      for (const Compiled& c : piece.compiled)
-        threadBytes_ = std::max(threadBytes_, (c.scratchBytes + 63) / 64 * 64);
+      for (const auto& c : piece.compiled)
+        threadBytes_ = std::max(threadBytes_, (c->scratchBytes + 63) / 64 * 64);
   }
 
   /// The reference loops are slower than ours.
   bool isFast() const {
-    const auto slow = [](const Compiled& c) { return c.implementation.find("ref") != std::string::npos; };
+    const auto slow = [](const auto& c) { return c->implementation.find("ref") != std::string::npos; };
     return std::none_of(pieces_.begin(), pieces_.end(), [&](const Piece& piece) {
       return std::any_of(piece.compiled.begin(), piece.compiled.end(), slow);
     });
@@ -176,22 +202,23 @@ class Library final : public DnnlMatmul {
 
   size_t scratchBytes() const override { return static_cast<size_t>(threads_) * threadBytes_; }
 
-  void run(const void* a, const void* b, void* c, const GemmEpilogue& epilogue, std::byte* scratch) override {
+  void run(const void* a, const void* b, void* c, const GemmEpilogue& epilogue,
+           std::byte* scratch) const override {
     const bool apart = epilogue.residual && epilogue.residual != c;
     parallelTasks(static_cast<int64_t>(pieces_.size()), threads_, [&](int64_t task, int thread) {
-      Piece& piece = pieces_[static_cast<size_t>(task)];
-      Compiled& use = piece.compiled[apart ? 1 : 0];
+      const Piece& piece = pieces_[static_cast<size_t>(task)];
+      Compiled& use = *piece.compiled[apart ? 1 : 0];
       const auto at = [](const void* base, int64_t bytes) {
         return base ? static_cast<const std::byte*>(base) + bytes : nullptr;
       };
-      use.set(DNNL_ARG_SRC, at(a, piece.a));
-      use.set(DNNL_ARG_WEIGHTS, at(b, piece.b));
-      use.set(DNNL_ARG_DST, at(c, piece.c));
-      use.set(DNNL_ARG_SCRATCHPAD, scratch + static_cast<size_t>(thread) * threadBytes_);
-      use.set(DNNL_ARG_BIAS, epilogue.bias);
-      if (apart) use.set(use.residualArg, at(epilogue.residual, piece.c));
       useOneThread();
-      use.primitive.execute(stream(), use.args);
+      // `residualArg` is -1, which no argument is, where the residual is not one.
+      use.run({{DNNL_ARG_SRC, at(a, piece.a)},
+               {DNNL_ARG_WEIGHTS, at(b, piece.b)},
+               {DNNL_ARG_DST, at(c, piece.c)},
+               {DNNL_ARG_SCRATCHPAD, scratch + static_cast<size_t>(thread) * threadBytes_},
+               {DNNL_ARG_BIAS, epilogue.bias},
+               {use.residualArg, apart ? at(epilogue.residual, piece.c) : nullptr}});
     });
   }
 
@@ -221,7 +248,8 @@ class Library final : public DnnlMatmul {
                 begin * cStep * outBytes,
                 {}};
     for (bool inPlace : {true, false})
-      if (inPlace || problem.residual) piece.compiled.emplace_back(problem, a, b, c, bias, inPlace);
+      if (inPlace || problem.residual)
+        piece.compiled.push_back(std::make_unique<Compiled>(problem, a, b, c, bias, inPlace));
     pieces_.push_back(std::move(piece));
   }
 

@@ -20,8 +20,9 @@ class DnnlMatmul {
  public:
   virtual ~DnnlMatmul() = default;
   virtual size_t scratchBytes() const = 0;
+  /// Several threads may be in it at once.
   virtual void run(const void* a, const void* b, void* c, const GemmEpilogue& epilogue,
-                   std::byte* scratch) = 0;
+                   std::byte* scratch) const = 0;
 
   /// Null where this build has no oneDNN, or it has no fast way for these types or strides.
   static std::unique_ptr<DnnlMatmul> make(const DnnlProblem& problem, const MatmulShape& shape);

@@ -1,6 +1,7 @@
 #include "kernel.h"
 #include "kernels/adamw.h"
 #include "kernels/attention.h"
+#include "kernels/collective.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/cumsum.h"
 #include "kernels/index.h"
@@ -15,10 +16,20 @@ const KernelEntry* findKernel(Op op) {
   switch (op) {
     case Op::adamw_update:
       return &adamwUpdateEntry;
+    case Op::all_gather:
+      return &allGatherEntry;
+    case Op::all_reduce:
+      return &allReduceEntry;
+    case Op::all_to_all:
+      return &allToAllEntry;
     case Op::attention:
       return &attentionEntry;
     case Op::attention_grad:
       return &attentionGradEntry;
+    case Op::axis_index:
+      return &axisIndexEntry;
+    case Op::collective_permute:
+      return &collectivePermuteEntry;
     case Op::cross_entropy:
       return &crossEntropyEntry;
     case Op::cross_entropy_grad:
@@ -39,6 +50,8 @@ const KernelEntry* findKernel(Op op) {
       return &logSoftmaxEntry;
     case Op::log_softmax_grad:
       return &logSoftmaxGradEntry;
+    case Op::reduce_scatter:
+      return &reduceScatterEntry;
     case Op::rms_norm:
       return &rmsNormEntry;
     case Op::rms_norm_grad:
@@ -47,6 +60,8 @@ const KernelEntry* findKernel(Op op) {
       return &ropeEntry;
     case Op::scatter_add:
       return &scatterAddEntry;
+    case Op::shard_slice:
+      return &shardSliceEntry;
     case Op::softmax:
       return &softmaxEntry;
     case Op::softmax_grad:

@@ -30,7 +30,7 @@ template <class Run>
 class FunctionKernel final : public Kernel {
  public:
   explicit FunctionKernel(Run run) : run_(std::move(run)) {}
-  void run(const KernelArgs& args) override { run_(args); }
+  void run(const KernelArgs& args) const override { run_(args); }
 
  private:
   Run run_;

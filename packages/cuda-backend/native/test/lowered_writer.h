@@ -11,7 +11,7 @@ class TestKernel final : public Kernel {
  public:
   using Body = std::function<void(const KernelArgs&)>;
   explicit TestKernel(Body body) : body_(std::move(body)) {}
-  void run(const KernelArgs& args) override {
+  void run(const KernelArgs& args) const override {
     if (body_) body_(args);
   }
 

@@ -100,6 +100,17 @@ inline Words everyOp(bool allOutputs = false) {
   Words adam = W::join({W::real(0.9), W::real(0.95), W::real(1e-8), W::real(0.1), W::word(1)});
   auto step = w.nodeOf(Op::adamw_update, {x, y, x, y, s, s, s}, {x34, x34, x34}, adam);
 
+  // Over a mesh of one device, so that any device takes them.
+  const Words mesh = W::join({W::ints({1, 1}), W::ints({1, 0})});
+  const TensorType d34 = type(DType::f64, {3, 4});
+  w.node(Op::all_reduce, {cast}, d34, W::join({mesh, W::word(2)}));
+  w.node(Op::all_gather, {x}, x34, W::join({mesh, W::integer(1)}));
+  w.node(Op::reduce_scatter, {x}, x34, W::join({mesh, W::word(0), W::integer(0)}));
+  w.node(Op::all_to_all, {x}, x34, W::join({mesh, W::integer(1), W::integer(0)}));
+  w.node(Op::collective_permute, {x}, x34, W::join({mesh, W::ints({0, 0})}));
+  w.node(Op::shard_slice, {x}, f32({3, 5}), W::join({mesh, W::integer(1), W::integer(5)}));
+  w.node(Op::axis_index, {}, type(DType::i32, {}), mesh);
+
   for (W::Ref ref : {w.result(step, 0, x34), losses, best, w.result(grads, 1, k), y, named}) w.output(ref);
   if (allOutputs) w.outputEverything();
   return w.words();

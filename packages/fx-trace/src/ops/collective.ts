@@ -53,6 +53,7 @@ function collective<const S extends AttrSchema>(
     arity: 1,
     lower: "kernel",
     differentiable: false,
+    unique: true,
     type: ([x], given) => {
       const values = given as unknown as Group & Record<string, never>;
       checkGroup(name, values);
@@ -131,12 +132,14 @@ export const axis_index = defineOp({
   },
 });
 
-const directions = ["both", "forward"] as const;
+const directions = ["both", "forward", "regather", "backward"] as const;
 const constraintAttrs = { mesh: "ints", dims: "ints", direction: directions } as const;
 
 /**
  * x, to be laid out over the mesh as `dims` says: for each dim of x the number of its mesh axes, then these, the major
- * first. With direction `forward` the cotangent may be laid out otherwise. The partitioner replaces it.
+ * first. `direction` says what of: x and its cotangent (`both`), x alone (`forward`), the cotangent alone (`backward`), or
+ * x alone and for what backward reads of it once more (`regather`), so that the first copy need not live until then. The
+ * partitioner replaces it.
  */
 export const sharding_constraint: Op<typeof constraintAttrs> = defineOp({
   name: "sharding_constraint",

@@ -33,7 +33,7 @@ export const random_uniform = defineOp({
   attrs: drawAttrs,
   arity: 1,
   lower: "source",
-  random: true,
+  unique: true,
   type: ([key], attrs) => drawType("random_uniform", "float", key, attrs),
   sharding: (_, { shape }) => sourceSharding([1], shape),
 });
@@ -44,7 +44,7 @@ export const random_normal = defineOp({
   attrs: drawAttrs,
   arity: 1,
   lower: "source",
-  random: true,
+  unique: true,
   type: ([key], attrs) => drawType("random_normal", "float", key, attrs),
   sharding: (_, { shape }) => sourceSharding([1], shape),
 });
@@ -55,7 +55,7 @@ export const bernoulli = defineOp({
   attrs: { p: "float", ...drawAttrs },
   arity: 1,
   lower: "composite",
-  random: true,
+  unique: true,
   differentiable: false,
   type: ([key], attrs) => {
     if (!(attrs.p >= 0 && attrs.p <= 1))

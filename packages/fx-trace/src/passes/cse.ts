@@ -94,7 +94,7 @@ export const cse: Pass = function cse(graph: Graph): Graph {
   for (let i = 0; i < graph.nodes.length; i++) {
     const original = graph.nodes[i];
     const node = withInputs(original, lookup);
-    const twin = node.op.random ? undefined : firstOf(node, seen);
+    const twin = node.op.unique ? undefined : firstOf(node, seen);
     kept[i] = twin ?? node;
     if (!twin) builder.add(node);
   }

@@ -1,4 +1,4 @@
-import { DTypeError, formatShape, isInt, ops, promote, ShapeError, sizeOf } from "@lazuli/fx-trace";
+import { DTypeError, formatShape, isInt, type Node, ops, promote, ShapeError } from "@lazuli/fx-trace";
 import { rand } from "../creation.js";
 import { castNode } from "../methods/elementwise.js";
 import { Tensor } from "../tensor.js";
@@ -96,7 +96,7 @@ export function scaledDotProductAttention(
   v: Tensor,
   options: AttentionOptions = {},
 ): Tensor {
-  return attentionWithLse(q, k, v, options).out;
+  return new Tensor(ops.result([attend(q, k, v, options)], { index: 0 }));
 }
 
 /** As scaledDotProductAttention, with the float32 log-sum-exp of each row's scores, [B, H, T]. */
@@ -106,16 +106,20 @@ export function attentionWithLse(
   v: Tensor,
   options: AttentionOptions = {},
 ): { out: Tensor; lse: Tensor } {
+  const both = attend(q, k, v, options);
+  return {
+    out: new Tensor(ops.result([both], { index: 0 })),
+    lse: new Tensor(ops.result([both], { index: 1 })),
+  };
+}
+
+function attend(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Node {
   const {
     causal = false,
     offset = (k.shape[2] ?? 0) - (q.shape[2] ?? 0),
     scale = 1 / Math.sqrt(q.shape.at(-1) ?? 1),
   } = options;
-  const both = ops.attention([q.node, k.node, v.node], { causal, offset: causal ? offset : 0, scale });
-  return {
-    out: new Tensor(ops.result([both], { index: 0 })),
-    lse: new Tensor(ops.result([both], { index: 1 })),
-  };
+  return ops.attention([q.node, k.node, v.node], { causal, offset: causal ? offset : 0, scale });
 }
 
 export interface CrossEntropyOptions {
@@ -131,22 +135,20 @@ export interface CrossEntropyOptions {
 export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntropyOptions = {}): Tensor {
   const { ignoreIndex = -100, labelSmoothing = 0, reduction = "mean" } = options;
   if (!isInt(target.dtype)) throw new DTypeError("crossEntropy", `targets are ${target.dtype}, not integers`);
-  const rows = sizeOf(target.shape);
   if (formatShape(logits.shape.slice(0, -1)) !== formatShape(target.shape)) {
     throw new ShapeError(
       "crossEntropy",
       `logits ${formatShape(logits.shape)} and targets ${formatShape(target.shape)} do not fit: [..., V] and [...]`,
     );
   }
-  const flat = target.reshape([rows]);
-  const both = ops.cross_entropy([logits.reshape([rows, logits.shape.at(-1) ?? 1]).node, flat.node], {
+  const both = ops.cross_entropy([logits.node, target.node], {
     ignore_index: ignoreIndex,
     label_smoothing: labelSmoothing,
   });
   const losses = new Tensor(ops.result([both], { index: 0 }));
-  if (reduction === "none") return losses.reshape(target.shape);
+  if (reduction === "none") return losses;
   if (reduction === "sum") return losses.sum();
-  return losses.sum().div(flat.ne(ignoreIndex).to("float32").sum());
+  return losses.sum().div(target.ne(ignoreIndex).to("float32").sum());
 }
 
 /** Mean of the squared differences. As torch.nn.functional.mse_loss. */

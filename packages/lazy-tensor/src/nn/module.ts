@@ -10,6 +10,9 @@ export type StateDict = ReadonlyMap<string, Tensor>;
 /** Modules whose `forward` is running, outermost first. */
 const running: Module[] = [];
 
+/** Stands around a module's forward: `next` runs it. */
+type Around = (next: (...args: never[]) => unknown, args: never[]) => unknown;
+
 /**
  * A part of a model: parameters, buffers and child modules are its fields (arrays of modules too), found by name in the
  * order they were assigned. As torch.nn.Module; call `module.forward(x)`.
@@ -19,6 +22,7 @@ export abstract class Module {
   training = true;
   /** Where this module was found last, so that its scope is looked up once. */
   #place: { parent: Module; path: string } | null = null;
+  readonly #around: Around[] = [];
 
   constructor() {
     const forward = this.forward;
@@ -71,6 +75,29 @@ export abstract class Module {
   /** Number of learned values. */
   numParameters(): number {
     return this.parameters().reduce((sum, parameter) => sum + parameter.size, 0);
+  }
+
+  // --- hooks -------------------------------------------------------------------------------------------------------
+
+  /**
+   * Calls `hook` with the arguments before each forward; what it returns, if anything, takes their place. Gives back what
+   * takes the hook off again. As torch.nn.Module.register_forward_pre_hook.
+   */
+  registerForwardPreHook(hook: (module: this, args: unknown[]) => unknown[] | undefined): () => void {
+    return this.#addAround((next, args) => next(...((hook(this, args) ?? args) as never[])));
+  }
+
+  /** Calls `hook` with the result after each forward; what it returns, if anything, takes its place. As torch's. */
+  registerForwardHook(hook: (module: this, args: unknown[], result: unknown) => unknown): () => void {
+    return this.#addAround((next, args) => {
+      const result = next(...args);
+      return hook(this, args, result) ?? result;
+    });
+  }
+
+  /** Runs each forward inside `around`, which calls `next` for it. For wrappers that must undo what they set up. */
+  wrapForward(around: (next: () => unknown) => unknown): () => void {
+    return this.#addAround((next, args) => around(() => next(...args)));
   }
 
   // --- state -------------------------------------------------------------------------------------------------------
@@ -194,10 +221,23 @@ export abstract class Module {
   #run(forward: (...args: never[]) => unknown, args: never[]): unknown {
     running.push(this);
     try {
-      return forward.apply(this, args);
+      let next = (...given: never[]): unknown => forward.apply(this, given);
+      for (const around of this.#around) {
+        const inner = next;
+        next = (...given) => around(inner, given);
+      }
+      return next(...args);
     } finally {
       running.pop();
     }
+  }
+
+  #addAround(around: Around): () => void {
+    this.#around.push(around);
+    return () => {
+      const at = this.#around.indexOf(around);
+      if (at >= 0) this.#around.splice(at, 1);
+    };
   }
 }
 

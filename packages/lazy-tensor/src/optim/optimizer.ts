@@ -106,6 +106,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     const existing = states.get(name);
     if (existing) return existing;
     const fresh = zeros(shape);
+    if (shape === param.shape) fresh.layout = param.layout;
     engine().markInitial(fresh);
     states.set(name, fresh);
     return fresh;

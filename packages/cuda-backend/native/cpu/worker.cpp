@@ -1,0 +1,143 @@
+#include "cpu/worker.h"
+
+#include <cstring>
+
+namespace lazuli {
+namespace {
+
+constexpr const char* kClosed = "the device was closed";
+
+RunFailure::Kind kindOf(const RunResult& result) {
+  if (result.outOfMemory) return RunFailure::Kind::outOfMemory;
+  return result.collective ? RunFailure::Kind::collective : RunFailure::Kind::run;
+}
+
+}  // namespace
+
+CpuWorker::CpuWorker(size_t limitBytes, const Clock& clock, Place place)
+    : clock_(clock), place_(std::move(place)), memory_(limitBytes), executor_(place_.threads) {}
+
+void CpuWorker::run(std::shared_ptr<CpuRun> run) {
+  executor_.push([this, run = std::move(run)] { execute(*run); });
+}
+
+void CpuWorker::execute(CpuRun& run) {
+  RunResult result;
+  // Kept until all devices are done: another may be reading them.
+  std::vector<Block> fresh(run.outputs.size());
+  result.startUs = clock_.us();
+  attempt(run, fresh, result);
+  result.endUs = clock_.us();
+  if (place_.mesh) agree(run, result);
+  if (!result.error.empty()) {
+    auto error = std::make_shared<const std::string>(result.error);
+    for (BufferId id : run.outputs) buffers_[id] = {Block(), error};
+  } else {
+    for (size_t o = 0; o < run.outputs.size(); o++) {
+      int64_t input = run.executable->takesOver(o);
+      if (input >= 0) fresh[o] = std::move(buffers_.at(run.inputs[static_cast<size_t>(input)]).block);
+      buffers_[run.outputs[o]] = {std::move(fresh[o]), nullptr};
+    }
+  }
+  for (size_t i = 0; i < run.inputs.size(); i++) {
+    if (run.executable->isDonated(i)) buffers_.erase(run.inputs[i]);
+  }
+  if (place_.device == place_.first) run.tell(std::move(result));
+}
+
+void CpuWorker::attempt(const CpuRun& run, std::vector<Block>& fresh, RunResult& result) {
+  const ExecutableInfo& info = run.executable->info();
+  try {
+    compute(run, fresh, result);
+  } catch (const OutOfMemoryError& error) {
+    result.error = error.what();
+    result.errorNode = error.node;
+    result.outOfMemory = true;
+  } catch (const CollectiveError& error) {
+    result.error = error.what();
+    result.errorNode = error.node;
+    result.collective = true;
+  } catch (const ProgramError& error) {
+    result.error = error.what();
+    result.errorNode = error.node;
+  } catch (const std::bad_alloc&) {
+    result.error = "out of memory: the run needs " + formatBytes(info.outputBytes) + " for outputs and " +
+                   formatBytes(info.arenaBytes) + " for intermediates";
+    result.outOfMemory = true;
+  } catch (const std::exception& error) {
+    result.error = error.what();
+  }
+}
+
+void CpuWorker::compute(const CpuRun& run, std::vector<Block>& fresh, RunResult& result) {
+  const Executable& executable = *run.executable;
+  if (executor_.closing()) throw ProgramError(kClosed);
+  std::vector<std::byte*> in, out;
+  for (BufferId id : run.inputs) {
+    const Buffer& buffer = buffers_.at(id);
+    if (buffer.error) throw ProgramError(*buffer.error);
+    in.push_back(buffer.block.data());
+  }
+  for (size_t o = 0; o < run.outputs.size(); o++) {
+    int64_t input = executable.takesOver(o);
+    if (input < 0) fresh[o] = memory_.take(executable.outputBytes(o));
+    out.push_back(input < 0 ? fresh[o].data() : in[static_cast<size_t>(input)]);
+  }
+  std::byte* arena = memory_.arena(executable.info().arenaBytes);
+  executable.run({in, out, arena}, clock_, run.profile ? &result.kernels : nullptr, executor_.closing(),
+                 place_.communicator.get());
+}
+
+/// Makes the run's outcome that of all devices: a failure is told at once, for those who wait for one that
+/// does not come, and named by the device that was first.
+void CpuWorker::agree(CpuRun& run, RunResult& result) {
+  if (!result.error.empty()) {
+    // What all devices share needs no name: a buffer of a failed run names its device already.
+    RunFailure failure{result.error, result.errorNode, kindOf(result)};
+    const bool isOwn = !result.collective && result.error != kClosed && !result.error.starts_with("device ");
+    if (isOwn) failure.error = "device " + std::to_string(place_.device) + ": " + failure.error;
+    if (place_.mesh->fail(failure)) {
+      RunResult first = result;
+      first.error = failure.error;
+      run.tell(std::move(first));
+    }
+  }
+  std::optional<RunFailure> failure = place_.mesh->endRun();
+  if (!failure) return;
+  result.error = failure->error;
+  result.errorNode = failure->node;
+  result.outOfMemory = failure->kind == RunFailure::Kind::outOfMemory;
+  result.collective = failure->kind == RunFailure::Kind::collective;
+}
+
+void CpuWorker::upload(BufferId id, std::shared_ptr<Block> block, std::function<void(std::byte*)> fill) {
+  executor_.push([this, id, block = std::move(block), fill = std::move(fill)] {
+    if (fill) fill(block->data());
+    buffers_[id] = {std::move(*block), nullptr};
+  });
+}
+
+void CpuWorker::download(BufferId id, std::span<std::byte> target,
+                         std::function<void(std::string error)> done) {
+  executor_.push([this, id, target, done = std::move(done)] { done(read(id, target)); });
+}
+
+std::string CpuWorker::read(BufferId id, std::span<std::byte> target) {
+  if (executor_.closing()) return kClosed;
+  const Buffer& buffer = buffers_.at(id);
+  if (buffer.error) return *buffer.error;
+  if (!target.empty()) std::memcpy(target.data(), buffer.block.data(), target.size());
+  return "";
+}
+
+void CpuWorker::free(std::vector<BufferId> ids) {
+  executor_.push([this, ids = std::move(ids)] {
+    for (BufferId id : ids) buffers_.erase(id);
+  });
+}
+
+void CpuWorker::trimArena(std::shared_ptr<const Executable> last, size_t bytes) {
+  executor_.push([this, last = std::move(last), bytes] { memory_.trimArena(bytes); });
+}
+
+}  // namespace lazuli

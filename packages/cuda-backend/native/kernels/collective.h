@@ -1,0 +1,10 @@
+#pragma once
+
+#include "kernel.h"
+
+namespace lazuli {
+
+extern const KernelEntry allReduceEntry, allGatherEntry, reduceScatterEntry, allToAllEntry,
+    collectivePermuteEntry, shardSliceEntry, axisIndexEntry;
+
+}  // namespace lazuli

@@ -1,0 +1,9 @@
+export { type FullyShardOptions, fullyShard } from "./fsdp.js";
+export {
+  type ConstraintDirection,
+  clearSharding,
+  type LocalShard,
+  localShards,
+  markSharding,
+} from "./mark.js";
+export { type ActivationOptions, type ShardingPatterns, shardActivations, shardModule } from "./module.js";
