@@ -243,7 +243,7 @@ class Partitioner {
       if (present.length > 1 || !linearIn[name]?.includes(at) || !isFloat(node.dtype)) return false;
       if (bytesOf(node.type) > bytesOf(node.inputs[at].type)) return false;
     }
-    return this.compute(node, present[0]);
+    return this.compute(node, open);
   }
 
   /** Few elements joined stay open together, so that one sum serves all: gradient norms by parameter, say. */
@@ -269,15 +269,15 @@ class Partitioner {
     return true;
   }
 
-  /** The op on parts. With `open`, sums that stay open over these axes, which nothing else may then be divided over. */
-  private compute(node: Node, open: Partial | null = null): boolean {
+  /** The op on parts. Sums that are `opened`, by operand, stay open, and nothing is divided over their axes. */
+  private compute(node: Node, opened: readonly (Partial | null)[] = []): boolean {
+    const open = opened.find((partial) => partial) ?? null;
     const { plan, move } = this;
     const { mesh } = plan;
     const f = plan.factorsOf(node);
-    const operandDims = node.inputs.map((x) => {
-      const [first] = this.locals.get(x) as Local[];
-      return open && first.partial ? first.dims : this.present(x);
-    });
+    const operandDims = node.inputs.map((x, i) =>
+      opened[i] ? (this.locals.get(x) as Local[])[0].dims : this.present(x),
+    );
     const wanted = node.types.map((_, i) => plan.ofResult(node, i));
     const assigned = withHeads(
       node,
@@ -299,8 +299,7 @@ class Partitioner {
     const inputs = node.inputs.map((x, i) => {
       const dims = f.operands[i].map((factors) => joinAxes(factors, assigned, f.sizes, mesh));
       const [first] = this.locals.get(x) as Local[];
-      let local =
-        open && first.partial ? this.move.to({ ...first, partial: null }, dims).node : this.operand(x, dims);
+      let local = opened[i] ? this.move.to({ ...first, partial: null }, dims).node : this.operand(x, dims);
       // Padding must not enter a reduction, nor name a place that is not there.
       const isPlaces = placesIn[node.op.name] === i;
       f.operands[i].forEach((factors, d) => {
