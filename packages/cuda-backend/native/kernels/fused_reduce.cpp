@@ -68,8 +68,10 @@ void runRows(const FusedPlan& plan, const ReduceSplit& split, const KernelArgs& 
   const auto all = reductions(plan, args);
   const int64_t many = static_cast<int64_t>(all.size());
   RowState* scratch = reinterpret_cast<RowState*>(args.scratch);
-  const int64_t atOnce =
-      split.pieces > 1 ? 1 : std::max<int64_t>(1, kTile / std::max<int64_t>(1, shape.reduced));
+  // As many whole rows as one tile spans.
+  const int64_t atOnce = split.pieces > 1 || !plan.acrossRows
+                             ? 1
+                             : std::max<int64_t>(1, kTile / std::max<int64_t>(1, shape.reduced));
   const int64_t groups = (shape.outer - 1) / atOnce + 1;
   const int64_t grain =
       std::max<int64_t>(1, kGrain / std::max<int64_t>(1, std::min(split.length, shape.reduced) * atOnce));

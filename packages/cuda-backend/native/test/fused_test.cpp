@@ -190,6 +190,23 @@ TEST(Fused, ReductionsOfNothing) {
   expectReference(builder.program, {Array(DType::f32, {3, 0})}, 0);
 }
 
+TEST(Fused, RowsOfEveryWidthAroundATile) {
+  for (int64_t width : {1, 2, 31, 63, 64, 65, 85, 86, 127, 128, 129, 170, 255, 256, 257, 384, 512, 513}) {
+    const Dims shape = {5, width};
+    for (bool stores : {false, true}) {
+      ProgramBuilder builder;
+      const ValueId x = builder.input(DType::f32, shape), row = builder.input(DType::f32, {5, 1});
+      const ValueId y = builder.elementwise(Op::sub, {x, row});
+      builder.output(builder.reduce(Op::sum, builder.elementwise(Op::exp, {y}), {1}));
+      builder.output(builder.reduce(Op::max, x, {1}));
+      builder.output(builder.reduce(Op::argmin, x, {1}));
+      if (stores) builder.output(y);
+      expectReference(builder.program,
+                      {Array::random(DType::f32, shape, 3), Array::random(DType::f32, {5, 1}, 4)}, 1e-6);
+    }
+  }
+}
+
 TEST(Fused, LongSumsStayAccurate) {
   // In one float32 accumulator 4M times 0.1 is off by more than a hundredth.
   const Dims shapes[] = {{1 << 22}, {1 << 16, 64}, {1 << 14, 256}};
