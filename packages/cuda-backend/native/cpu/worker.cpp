@@ -28,7 +28,12 @@ void CpuWorker::execute(CpuRun& run) {
   result.startUs = clock_.us();
   attempt(run, fresh, result);
   result.endUs = clock_.us();
-  if (place_.mesh) agree(run, result);
+  if (place_.mesh) {
+    agree(run, result);
+  } else if (place_.communicator && !result.error.empty() && !result.collective) {
+    result.error = "device " + std::to_string(place_.device) + ": " + result.error;
+    place_.communicator->fail(result.error);
+  }
   if (!result.error.empty()) {
     auto error = std::make_shared<const std::string>(result.error);
     for (BufferId id : run.outputs) buffers_[id] = {Block(), error};

@@ -46,7 +46,10 @@ class CpuWorker {
   void push(std::function<void()> job) { executor_.push(std::move(job)); }
 
   DeviceStats stats() const { return memory_.stats(); }
-  void beginClosing() { executor_.beginClosing(); }
+  void beginClosing() {
+    executor_.beginClosing();
+    if (place_.communicator) place_.communicator->close();
+  }
 
  private:
   /// A buffer whose run failed has that run's error and no memory.
