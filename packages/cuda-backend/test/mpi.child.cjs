@@ -6,7 +6,7 @@ const programs = JSON.parse(process.env.LAZULI_TEST_PROGRAMS);
 
 const device = new NativeDevice("cpu", {
   mpi: true,
-  collectiveTimeoutMs: Number(process.env.TIMEOUT_MS ?? 60000),
+  collectiveTimeoutMs: 60000,
 });
 const [rank] = device.localDevices;
 const say = (text) => process.stdout.write(`${text}\n`);
@@ -70,6 +70,13 @@ const scenes = {
       say(`rank ${rank} ${error.code}: ${error.message}`);
       throw error;
     });
+  },
+  // Rank 1 runs another program.
+  async differs() {
+    const { words, size } = rank === 1 ? programs.other : programs.step;
+    const { id } = device.compile(Uint32Array.from(words), false);
+    device.upload(1, share(size, rank));
+    await device.run(id, [1], [2], false);
   },
   // Rank 1 throws between two runs.
   async throws() {

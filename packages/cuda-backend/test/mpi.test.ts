@@ -109,7 +109,7 @@ interface Job {
   readonly ended: Promise<{ code: number | null; out: string; ms: number }>;
 }
 
-function start(ranks: number, what: string, programs: Record<string, Given>, timeoutMs = 60_000): Job {
+function start(ranks: number, what: string, programs: Record<string, Given>, timeoutMs?: number): Job {
   const begin = performance.now();
   const job = spawn(
     "mpirun",
@@ -120,7 +120,7 @@ function start(ranks: number, what: string, programs: Record<string, Given>, tim
         OMPI_ALLOW_RUN_AS_ROOT: "1",
         OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1",
         LAZULI_TEST_PROGRAMS: JSON.stringify(programs),
-        TIMEOUT_MS: String(timeoutMs),
+        LAZULI_COLLECTIVE_TIMEOUT_MS: timeoutMs === undefined ? "" : String(timeoutMs),
       },
     },
   );
@@ -206,6 +206,16 @@ describe.skipIf(!hasMpirun || !isBuilt)("under mpirun", { timeout: 90_000 }, () 
     expect(out).toContain("[lazuli] rank 1: device 1: index_select: index 9");
     expect(out).toContain("rank 1 RUN: device 1: index_select: index 9");
     expect(out).toContain("rank 0 COLLECTIVE: device 1: index_select: index 9");
+  });
+
+  it("ranks that run different programs fail", async () => {
+    const other = given([30], 30, (x) => ops.all_reduce([x], { mesh: [2], axes: [0], kind: "max" }));
+    const less = given([20], 20, (x) => ops.all_reduce([x], { mesh: [2], axes: [0], kind: "max" }));
+    const { code, out } = await start(2, "differs", { step: other, other: less }).ended;
+    expect(code).not.toBe(0);
+    expect(out).toMatch(
+      /rank 0: all_reduce float32 \[30\] over 2: rank 1 sent 80 bytes, not 120|rank 1: .* rank 0 sent more than 80 bytes/,
+    );
   });
 
   it("an error between two runs ends the job too", async () => {

@@ -12,7 +12,7 @@ namespace {
 
 using std::chrono::steady_clock;
 
-constexpr size_t kStagingBytes = size_t{8} << 20;
+constexpr size_t kStagingBytes = size_t{1} << 23;
 constexpr size_t kLine = 64;
 constexpr size_t kSmallBytes = 4096;  // reduced by every rank for itself: one message less on the way
 constexpr Spread kDense{SIZE_MAX, SIZE_MAX};

@@ -14,8 +14,13 @@ constexpr int kDataTag = 1, kNoticeTag = 2;
 constexpr size_t kMostCount = size_t{1} << 30;  // MPI counts in int
 
 std::string lastError;
-std::vector<MPI_Request> requests;
-std::vector<int> peers;  // by request
+
+struct Pending {
+  MPI_Request request;
+  int rank;
+  int awaited;  // bytes of a receive; -1: a send
+};
+std::vector<Pending> pending;
 
 int check(int code) {
   if (code == MPI_SUCCESS) return 0;
@@ -49,45 +54,62 @@ int init(int* rank, int* size, int* ranksOfThisHost) {
 const char* error() { return lastError.c_str(); }
 
 template <class Post>
-int inPieces(size_t bytes, int rank, Post post) {
+int inPieces(size_t bytes, int rank, bool isReceive, Post post) {
   for (size_t at = 0; at < bytes || at == 0; at += kMostCount) {
+    const int count = static_cast<int>(std::min(kMostCount, bytes - at));
     MPI_Request request;
-    if (check(post(at, static_cast<int>(std::min(kMostCount, bytes - at)), &request)) < 0) return -1;
-    requests.push_back(request);
-    peers.push_back(rank);
+    if (check(post(at, count, &request)) < 0) return -1;
+    pending.push_back({request, rank, isReceive ? count : -1});
   }
   return 0;
 }
 
 int send(const void* data, size_t bytes, int rank) {
-  return inPieces(bytes, rank, [&](size_t at, int count, MPI_Request* request) {
+  return inPieces(bytes, rank, false, [&](size_t at, int count, MPI_Request* request) {
     return MPI_Isend(static_cast<const char*>(data) + at, count, MPI_BYTE, rank, kDataTag, MPI_COMM_WORLD,
                      request);
   });
 }
 
 int receive(void* data, size_t bytes, int rank) {
-  return inPieces(bytes, rank, [&](size_t at, int count, MPI_Request* request) {
+  return inPieces(bytes, rank, true, [&](size_t at, int count, MPI_Request* request) {
     return MPI_Irecv(static_cast<char*>(data) + at, count, MPI_BYTE, rank, kDataTag, MPI_COMM_WORLD, request);
   });
 }
 
+/// Whether what came is what was awaited.
+int checkMessage(const Pending& done, int code, const MPI_Status& status) {
+  if (done.awaited < 0) return check(code);
+  int kind = MPI_SUCCESS, came = -1;
+  if (code != MPI_SUCCESS) MPI_Error_class(code, &kind);
+  if (kind != MPI_SUCCESS && kind != MPI_ERR_TRUNCATE) return check(code);
+  if (kind == MPI_SUCCESS) MPI_Get_count(&status, MPI_BYTE, &came);
+  if (came == done.awaited) return 0;
+  lastError = "rank " + std::to_string(done.rank) + " sent " +
+              (came < 0 ? "more than " : std::to_string(came) + " bytes, not ") +
+              std::to_string(done.awaited) + (came < 0 ? " bytes" : "") +
+              ": do all ranks run the same programs?";
+  return -1;
+}
+
 int poll() {
   size_t left = 0;
-  for (size_t i = 0; i < requests.size(); i++) {
+  for (const Pending& one : pending) {
+    Pending now = one;
     int isDone = 0;
     MPI_Status status;
-    if (check(MPI_Test(&requests[i], &isDone, &status)) < 0) return -1;
-    if (isDone) continue;
-    requests[left] = requests[i];
-    peers[left++] = peers[i];
+    const int code = MPI_Test(&now.request, &isDone, &status);
+    if (code != MPI_SUCCESS || isDone) {
+      if (checkMessage(one, code, status) < 0) return -1;
+    } else {
+      pending[left++] = now;
+    }
   }
-  requests.resize(left);
-  peers.resize(left);
+  pending.resize(left);
   return static_cast<int>(left);
 }
 
-int waitsFor() { return peers.empty() ? -1 : peers[0]; }
+int waitsFor() { return pending.empty() ? -1 : pending[0].rank; }
 
 void notify(const char* text) {
   static std::string sent;  // stays: MPI may still be reading it when this returns
