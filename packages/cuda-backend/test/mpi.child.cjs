@@ -42,7 +42,14 @@ const scenes = {
     const results = await runAll();
     const text = new TextEncoder().encode("r".repeat(rank * 3));
     const all = await device.exchange(text);
-    say(JSON.stringify({ rank, results, exchanged: all.map((bytes) => bytes.length) }));
+    const refusals = [{ mpi: true }, { mpi: true, virtualDevices: 2 }].map((options) => {
+      try {
+        return new NativeDevice("cpu", options);
+      } catch (error) {
+        return error.message;
+      }
+    });
+    say(JSON.stringify({ refusals, rank, results, exchanged: all.map((bytes) => bytes.length) }));
   },
   // Steps without end, until something ends them.
   async steps() {

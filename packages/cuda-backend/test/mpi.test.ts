@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
+import { copyFileSync, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Node, ops } from "@lazuli/fx-trace";
@@ -148,6 +149,24 @@ async function until(holds: () => boolean): Promise<void> {
   while (!holds()) await new Promise((resolve) => setTimeout(resolve, 20));
 }
 
+describe("without MPI", () => {
+  it("a build says what is missing", () => {
+    const folder = mkdtempSync(join(tmpdir(), "lazuli-"));
+    const copy = join(folder, "lazuli.node");
+    copyFileSync(addon, copy);
+    const script = `new (require(${JSON.stringify(copy)}).NativeDevice)("cpu", { mpi: true })`;
+    const { status, stderr } = spawnSync(process.execPath, ["-e", script], { encoding: "utf8" });
+    rmSync(folder, { recursive: true });
+    expect(status).toBe(1);
+    expect(stderr).toContain("mpi: this build has no MPI");
+    expect(stderr).toContain("apt-get install -y libopenmpi-dev openmpi-bin");
+  });
+
+  it("the null device refuses it", () => {
+    expect(() => openDevice("null", { mpi: true })).toThrow("the null device has no mpi");
+  });
+});
+
 const step = {
   step: given([50_000], 50_000, (x) => ops.all_reduce([x], { mesh: [2], axes: [0], kind: "max" })),
 };
@@ -161,7 +180,11 @@ describe.skipIf(!hasMpirun || !isBuilt)("under mpirun", { timeout: 90_000 }, () 
     const lines = out.split("\n").filter((line) => line.startsWith("{"));
     expect(lines.length).toBe(ranks);
     for (const line of lines) {
-      const { rank, results, exchanged } = JSON.parse(line);
+      const { rank, results, exchanged, refusals } = JSON.parse(line);
+      expect(refusals).toEqual([
+        "mpi: this process has an MPI device already",
+        "with mpi each process has one device: no virtualDevices",
+      ]);
       expect(results).toEqual(expected[rank]);
       expect(exchanged).toEqual(Array.from({ length: ranks }, (_, r) => 3 * r));
     }

@@ -51,6 +51,10 @@ void MpiJob::begin() {
   if (api->init(&rank_, &size_, &ranksOfThisHost_) < 0)
     throw std::invalid_argument(std::string("mpi: ") + api->error());
   api_ = api;
+  // What runs at exit must still be there, also where the worker thread that loaded the addon has ended.
+  Dl_info self{};
+  if (dladdr(reinterpret_cast<void*>(&libraryPath), &self) != 0)
+    dlopen(self.dli_fname, RTLD_NOW | RTLD_NODELETE);
 #if defined(__GLIBC__)
   on_exit([](int status, void*) { end(status); }, nullptr);
 #else
