@@ -30,6 +30,7 @@ import {
   ShardingError,
 } from "@lazuli/sharding";
 import { inject, injectable } from "tsyringe";
+import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError } from "./errors.js";
@@ -333,6 +334,7 @@ export class Engine {
     const inputBuffers = encoded.inputs.map((node) => node.storage as DeviceBuffer);
     const { outputLayouts } = program;
     const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
+    const agreed = cached ? null : this.agree(program);
     const done = this.device.run(
       program.executable,
       inputBuffers.map((buffer) => buffer.id),
@@ -344,7 +346,7 @@ export class Engine {
       node.storage = outputBuffers[i];
       if (node.isLeaf || !node.requiresGrad) node.inputs = [];
     });
-    return this.watch(done, program, cached, performance.now() - started);
+    return this.watch(done, program, cached, performance.now() - started, agreed);
   }
 
   private async watch(
@@ -352,9 +354,12 @@ export class Engine {
     program: CachedProgram,
     cached: boolean,
     hostMs: number,
+    agreed: Promise<void> | null,
   ): Promise<void> {
     let result: RunResult;
     try {
+      // Where ranks differ the run fails too; what differs says more.
+      if (agreed) await Promise.allSettled([done]).then(() => agreed);
       result = await done;
     } catch (error) {
       throw placeError(error, program.places);
@@ -371,6 +376,13 @@ export class Engine {
       kernels: result.kernels,
     });
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
+  }
+
+  /** Before the first run of a program: that every process is to run the same. Throws CollectiveError. */
+  private agree(program: CachedProgram): Promise<void> | null {
+    const { device } = this;
+    if (device.deviceCount === device.localDevices.length) return null;
+    return checkAgreement(device, program);
   }
 
   // --- compiling ---------------------------------------------------------------------------------------------------
