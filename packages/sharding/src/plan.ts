@@ -8,7 +8,10 @@ import type { PartitionRequest } from "./types.js";
 /** The layout every value is wanted in, by node and result. `result` nodes have that of what they name. */
 export class Plan {
   private readonly dims = new Map<Node, Dims[]>();
+  private readonly changes = new Map<Node, number>();
   private readonly fixed = new Set<Node>();
+  /** Changes of layouts so far. */
+  time = 0;
   private readonly factors = new Map<Node, Factors>();
 
   constructor(readonly mesh: Mesh) {}
@@ -30,6 +33,17 @@ export class Plan {
       this.dims.set(node, list);
     }
     list[index] = dims;
+    this.changes.set(node, ++this.time);
+  }
+
+  /** When a layout of the op's operands or results was changed last, in changes so far; 0 for never. */
+  changedAt(node: Node): number {
+    let latest = this.changes.get(node) ?? 0;
+    for (const x of node.inputs) {
+      const made = x.op.name === "result" ? x.inputs[0] : x;
+      latest = Math.max(latest, this.changes.get(made) ?? 0);
+    }
+    return latest;
   }
 
   fix(node: Node, dims: Dims): void {
@@ -103,12 +117,19 @@ export function propagate(graph: Graph, request: PartitionRequest): Plan {
     if (dims && !plan.isFixed(made)) plan.set(made, index, dims);
   });
   const nodes = graph.nodes.filter((node) => node.op.name !== "result" && node.op.name !== "input");
+  // An op has nothing new to give until a layout beside it changes, be it by its own giving.
+  const givenAt = new Map<Node, number>();
+  const visit = (node: Node): boolean => {
+    if (plan.changedAt(node) <= (givenAt.get(node) ?? 0)) return false;
+    givenAt.set(node, plan.time);
+    return spread(plan, node);
+  };
   for (const takes of [passesThrough, () => true]) {
     const mine = nodes.filter((node) => takes(node));
     for (let round = 0, changed = true; changed && round < 32; round++) {
       changed = false;
-      for (const node of mine) changed = spread(plan, node) || changed;
-      for (let i = mine.length - 1; i >= 0; i--) changed = spread(plan, mine[i]) || changed;
+      for (const node of mine) changed = visit(node) || changed;
+      for (let i = mine.length - 1; i >= 0; i--) changed = visit(mine[i]) || changed;
     }
   }
   return plan;
