@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 import { Command, InvalidArgumentError } from "commander";
 import { LaunchError, launch } from "./launch.js";
 
@@ -11,6 +10,7 @@ const count = (text: string): number => {
 
 const program = new Command("lazuli")
   .description("Lazuli's launcher.")
+  .enablePositionalOptions()
   .showHelpAfterError("(lazuli --help)")
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
 program
@@ -35,7 +35,6 @@ program
       process.exitCode = await launch({ script, args, ...options });
     },
   );
-program.enablePositionalOptions();
 
 try {
   await program.parseAsync();
