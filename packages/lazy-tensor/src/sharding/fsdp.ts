@@ -1,5 +1,5 @@
 import { type Dims, localSize, type Mesh, replicated, ShardingError, sameDims } from "@lazuli/sharding";
-import { type Module, ModuleList } from "../nn/module.js";
+import type { Module } from "../nn/module.js";
 import type { Parameter } from "../nn/parameter.js";
 import { engine } from "../runtime.js";
 import { Tensor } from "../tensor.js";
@@ -9,7 +9,7 @@ import { matchPaths } from "./patterns.js";
 export interface FullyShardOptions {
   /** Mesh axis, or several, that parameters, gradients and optimizer state are divided over. Default `fsdp`. */
   readonly axis?: string | readonly string[];
-  /** Paths of the modules whose parameters are gathered together, just before their forward. Default: items of ModuleLists. */
+  /** Paths of the modules whose parameters are gathered together, just before their forward. Default: those held in lists. */
   readonly wrap?: readonly string[];
   /** Gives the gathered parameters up after a module's forward and gathers them again in backward. Default true (ZeRO-3). */
   readonly reshardAfterForward?: boolean;
@@ -40,7 +40,7 @@ function wrappedModules(model: Module, wrap: readonly string[] | undefined): Mod
   const entries = [...model.namedModules()];
   const inner = wrap
     ? [...matchPaths("fullyShard", wrap, entries).values()].flat().map(([, module]) => module)
-    : entries.flatMap(([, module]) => (module instanceof ModuleList ? [...module] : []));
+    : entries.filter(([path]) => /(^|\.)\d+$/.test(path)).map(([, module]) => module);
   const order = new Map(entries.map(([, module], i) => [module, i]));
   const unique = [...new Set(inner)].filter((module) => module !== model);
   return [...unique.sort((a, b) => (order.get(b) ?? 0) - (order.get(a) ?? 0)), model];
