@@ -19,12 +19,12 @@ export async function checkAgreement(device: NativeDevice, program: CachedProgra
   const statements = all.map((bytes) => JSON.parse(inflateRawSync(bytes).toString()) as Statement);
   const [first] = statements;
   for (const [rank, statement] of statements.entries()) {
-    const difference = firstDifference(first.summary, statement.summary);
+    const difference = firstDifference(first.summary, statement.summary, "rank 0");
     if (difference === null && statement.key === first.key) continue;
     const what = difference ?? "the same ops on other layouts or attributes";
     throw new CollectiveError(
       "sync",
-      `rank ${rank} is to run another program than rank 0: ${what} (on rank 0). Every rank must record the same operations`,
+      `rank ${rank} is to run another program than rank 0: ${what}. Every rank must record the same operations`,
     );
   }
 }

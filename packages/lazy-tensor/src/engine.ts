@@ -335,6 +335,7 @@ export class Engine {
     const { outputLayouts } = program;
     const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
     const agreed = cached ? null : this.agree(program);
+    agreed?.catch(() => {}); // awaited by watch, after the run
     const done = this.device.run(
       program.executable,
       inputBuffers.map((buffer) => buffer.id),

@@ -81,17 +81,25 @@ export function explainMiss(previous: ProgramSummary | null, next: ProgramSummar
   return firstDifference(previous, next) ?? "the same values, kept in another order or laid out otherwise";
 }
 
-/** The first difference in words, as `next` has it and `previous` had; null where there is none. */
-export function firstDifference(previous: ProgramSummary, next: ProgramSummary): string | null {
-  return explainNodes(previous.nodes, next.nodes) ?? explainEnds(previous, next);
+/** The first difference in words, as `next` has it and `previous`, called `before`, had; null where there is none. */
+export function firstDifference(
+  previous: ProgramSummary,
+  next: ProgramSummary,
+  before = "the program before",
+): string | null {
+  return explainNodes(previous.nodes, next.nodes, before) ?? explainEnds(previous, next);
 }
 
-function explainNodes(previous: readonly NodeSummary[], next: readonly NodeSummary[]): string | null {
+function explainNodes(
+  previous: readonly NodeSummary[],
+  next: readonly NodeSummary[],
+  before: string,
+): string | null {
   const count = Math.min(previous.length, next.length);
   for (let i = 0; i < count; i++) {
     const a = previous[i];
     const b = next[i];
-    if (a.op !== b.op) return `node ${i}${at(b)}: ${b.op} where the program before had ${a.op}${at(a)}`;
+    if (a.op !== b.op) return `node ${i}${at(b)}: ${b.op} where ${before} had ${a.op}${at(a)}`;
     if (a.type !== b.type) return `node ${i}, ${b.op}${at(b)}: result is ${b.type}, was ${a.type}`;
     if (a.attrs !== b.attrs) return `node ${i}, ${b.op}${at(b)}: attributes {${b.attrs}}, were {${a.attrs}}`;
   }
