@@ -54,6 +54,8 @@ export interface Holder {
 export interface GradHolder {
   readonly grad: { readonly node: Node } | null;
   readonly layout: Dims | null;
+  /** Where not `layout`. */
+  readonly gradLayout: Dims | null;
 }
 
 /**
@@ -293,10 +295,11 @@ export class Engine {
       const old = holder.committed;
       if (old && old !== holder.node.storage && old.state === "live") replaced.add(old);
     }
-    for (const { grad, layout } of this.gradHolders) {
+    for (const { grad, layout, gradLayout } of this.gradHolders) {
       if (!grad) continue;
       roots.add(grad.node);
-      if (layout) layouts.set(grad.node, layout);
+      const wanted = gradLayout ?? layout;
+      if (wanted) layouts.set(grad.node, wanted);
     }
     for (const node of this.kept) roots.add(node);
     for (const node of this.visible) if (node.useCount === 0) roots.add(node);

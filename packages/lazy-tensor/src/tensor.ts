@@ -37,6 +37,9 @@ export class Tensor implements Holder {
   committed: DeviceBuffer | null = null;
   /** For the engine: how this tensor lies over its mesh, as `markSharding` asked. */
   layout: Dims | null = null;
+  /** How its gradient lies between steps, and its optimizer state, where not as the tensor itself (ZeRO-1 and ZeRO-2). */
+  gradLayout: Dims | null = null;
+  stateLayout: Dims | null = null;
 
   /** Tensors are made by `tensor`, `zeros`, … and by operations; this wraps a recorded node. */
   constructor(node: Node) {
