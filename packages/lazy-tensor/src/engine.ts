@@ -21,6 +21,7 @@ import {
   withRecorder,
 } from "@lazuli/fx-trace";
 import {
+  combineSmallSums,
   type Dims,
   encodeDims,
   type Mesh,
@@ -427,7 +428,7 @@ export class Engine {
         });
         return parts.graph;
       };
-      graph = runPasses(graph, [spmd, cse, simplify, dce], passOptions);
+      graph = runPasses(graph, [spmd, cse, simplify, dce, combineSmallSums], passOptions);
       outputLayouts = (parts as Partitioned | null)?.outputs ?? null;
     }
     const passed = performance.now();
