@@ -158,9 +158,10 @@ export async function configureNative() {
   const build = join(root, "build");
   const stampPath = join(build, ".lazuli-configured");
   const lock = readIfThere(join(root, "pnpm-lock.yaml"));
-  const stamp = hashOf(root, lock, process.arch, process.env.CXX ?? "", String(hasOneDnn()));
+  const found = `${hasOneDnn()} ${onPath("mpicc")}`;
+  const stamp = hashOf(root, lock, process.arch, process.env.CXX ?? "", found);
   if (existsSync(join(build, "CMakeCache.txt")) && readIfThere(stampPath) === stamp) return;
-  // What an earlier cmake found or did not find (compiler, generator, oneDNN) must not survive in its cache.
+  // What an earlier cmake found or did not find (compiler, generator, oneDNN, MPI) must not survive in its cache.
   rmSync(join(build, "CMakeCache.txt"), { force: true });
   rmSync(join(build, "CMakeFiles"), { recursive: true, force: true });
   const require = createRequire(join(root, "packages/cuda-backend/package.json"));

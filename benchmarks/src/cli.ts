@@ -1,9 +1,10 @@
 import { program, runProgram, UsageError } from "@lazuli/examples/llama/cli.js";
-import { isPreset, type PresetName, presetNames } from "@lazuli/examples/llama/config.js";
+import { isPreset, type PresetName, preset, presetNames } from "@lazuli/examples/llama/config.js";
 import { InvalidArgumentError, Option } from "commander";
 import { compare, formatComparison, type PeerName, peerNames } from "./compare.js";
 import { attentionBenchmark, fusionBenchmark, matmulBenchmark } from "./kernels.js";
 import type { Result } from "./measure.js";
+import { planBenchmark } from "./plan.js";
 import { dispatchUs, traceBenchmark } from "./record.js";
 import { trainBenchmark } from "./train.js";
 
@@ -69,6 +70,22 @@ bench("attention", "causal attention and its gradients")
 bench("matmul", "matrix products")
   .addOption(dtype())
   .action(async ({ json, ...options }) => print(await matmulBenchmark(options), json));
+bench("plan", "partitions a training step for a mesh that need not be there; nothing is computed")
+  .option("--config <name>", presetNames.join(", "), config, "7b")
+  .option("--mesh <axes>", "devices by axis", "fsdp=8,tensor=8")
+  .option("--strategy <names>", "as pnpm train's", "fsdp,tp+sp")
+  .option("--batch <n>", "sequences a step (default: one by device of the batch axes)", count)
+  .option("--explain", "the table of collectives")
+  .action(async ({ json, explain, config: name, ...options }) => {
+    const chosen = preset(name);
+    const { result, explanation } = await planBenchmark({
+      config: chosen.config,
+      seq: chosen.seq,
+      ...options,
+    });
+    if (explain) console.log(String(explanation));
+    print(result, json);
+  });
 training("compare", "training beside PyTorch and JAX (PEER_PYTHON: a python that has them)")
   .option("--rounds <n>", "runs of each, in turn", count, 3)
   .option("--peers <names>", `of ${peerNames.join(",")}`, peers, [...peerNames])

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { program, UsageError } from "./cli.js";
 import { presetNames } from "./config.js";
+import { strategies } from "./sharding.js";
 
 /** A flag's text as a number. */
 const number = (limits: z.ZodNumber) =>
@@ -37,6 +38,9 @@ const schema = z
     save: z.string().optional(),
     logJson: z.boolean().default(false),
     trace: z.string().optional(),
+    mesh: z.string().optional(),
+    strategy: z.string().default("none"),
+    virtualDevices: count.optional(),
   })
   .refine(({ config, model, resume }) => [config, model, resume].filter(Boolean).length <= 1, {
     path: ["config"],
@@ -71,7 +75,17 @@ export function readTrainOptions(): TrainOptions {
     .option("--device <name>", "cpu or null (records and compiles, computes nothing)")
     .option("--save <folder>", "where the checkpoint is written at the end")
     .option("--log-json", "one JSON object a step on standard output, and a summary")
-    .option("--trace <file>", "writes a Chrome trace of the run");
+    .option("--trace <file>", "writes a Chrome trace of the run")
+    .option("--mesh <axes>", "devices by axis, as data=2,tensor=2: axes data, fsdp, tensor, context")
+    .option(
+      "--strategy <names>",
+      `how the model lies over the mesh, joined by commas: ${strategies.join(", ")}`,
+      "none",
+    )
+    .option(
+      "--virtual-devices <n>",
+      "devices of this process, as threads (default: as many as the mesh has)",
+    );
   const flags = command.parse().opts<Record<string, unknown>>();
   const result = schema.safeParse(flags);
   if (result.success) return result.data;

@@ -66,6 +66,7 @@ const tensorParallel: Readonly<Record<string, PartitionSpec>> = {
 
 /** Annotates the model; gives back what lays out a batch of ids [B, T]. Call it before the optimizer is made. */
 export function shardLlama(model: Llama, mesh: Mesh, chosen: readonly Strategy[]): (ids: Tensor) => Tensor {
+  if (chosen.every((name) => name === "none")) return (ids) => ids;
   const has = (...names: Strategy[]): boolean => names.some((name) => chosen.includes(name));
   const batch = ["data", "fsdp"].filter((axis) => mesh.axisNames.includes(axis));
   const sequence = [...(has("ulysses", "ring") ? ["context"] : []), ...(has("tp+sp") ? ["tensor"] : [])];

@@ -10,6 +10,7 @@ import { runProgram, UsageError } from "./cli.js";
 import { readTrainOptions, type TrainOptions } from "./options.js";
 import { barReporter, jsonReporter, RunStatistics } from "./report.js";
 import { buildModel, chooseModel, makeFolder, makeSchedule, openData, saveConfig } from "./setup.js";
+import { parseMesh, parseStrategies, shardLlama } from "./sharding.js";
 import { train } from "./train_loop.js";
 
 async function main(options: TrainOptions): Promise<void> {
@@ -20,10 +21,15 @@ async function main(options: TrainOptions): Promise<void> {
     (data.steps === Number.POSITIVE_INFINITY ? 100 : Math.floor(data.steps / options.gradAccum));
   if (options.save !== undefined) await makeFolder(options.save);
 
-  const engine = configure({ device: options.device });
+  const mesh = options.mesh === undefined ? null : parseMesh(options.mesh);
+  if (!mesh && options.strategy !== "none")
+    throw new UsageError(`--strategy ${options.strategy} needs a mesh: --mesh data=2, say`);
+  const chosen = mesh ? parseStrategies(options.strategy, mesh) : [];
+  const engine = configure({ device: options.device, virtualDevices: options.virtualDevices ?? mesh?.size });
   using trace = options.trace === undefined ? null : new TraceRecorder(engine);
   manualSeed(options.seed);
   const model = await buildModel(choice.config, options);
+  const place = mesh ? shardLlama(model, mesh, chosen) : undefined;
   const { lr, weightDecay, seed } = options;
   const optimizer = new optim.AdamW(model.parameters(), { lr, betas: [0.9, 0.95], eps: 1e-8, weightDecay });
   let start = 0;
@@ -54,6 +60,7 @@ async function main(options: TrainOptions): Promise<void> {
       gradAccum,
       lossScale,
       start,
+      place,
     })) {
       statistics.add(report);
       reporter.step(report);

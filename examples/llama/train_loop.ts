@@ -14,6 +14,8 @@ export interface LoopOptions {
   readonly lossScale: number;
   /** Steps already taken. */
   readonly start?: number;
+  /** Lays a batch of ids out over the mesh. */
+  readonly place?: (ids: Tensor) => Tensor;
 }
 
 export interface StepReport {
@@ -30,7 +32,7 @@ export async function* train(
   model: Llama,
   optimizer: optim.AdamW,
   data: Batches,
-  { steps, schedule, clip, gradAccum, lossScale, start = 0 }: LoopOptions,
+  { steps, schedule, clip, gradAccum, lossScale, start = 0, place = (ids) => ids }: LoopOptions,
 ): AsyncGenerator<StepReport> {
   const params = model.parameters();
   for (let step = start; step < steps; step++) {
@@ -38,7 +40,7 @@ export async function* train(
     optimizer.lr = schedule(step);
     let total = 0;
     for (let part = 0; part < gradAccum; part++) {
-      using ids = await data.at(step * gradAccum + part);
+      using ids = place(await data.at(step * gradAccum + part));
       const logits = model.forward(ids.slice(1, 0, -1));
       using loss = F.crossEntropy(logits, ids.slice(1, 1));
       loss.mul(lossScale / gradAccum).backward();

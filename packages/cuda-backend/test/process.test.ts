@@ -1,18 +1,15 @@
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { buildGraph, encodeNodes, input, type Node, ops } from "@lazuli/fx-trace";
+import { ops } from "@lazuli/fx-trace";
 import { describe, expect, it } from "vitest";
+import { f32, program } from "./programs.js";
 
 const addon =
   process.env.LAZULI_ADDON || fileURLToPath(new URL("../../../build/Release/lazuli.node", import.meta.url));
 
-const graph = buildGraph(() => {
-  const x = input([], { index: 0, shape: [1 << 20], dtype: "float32" });
-  return ops.tanh([x], {});
-});
-const isInput = (node: Node): boolean => node.op.name === "input";
-const nodes = graph.nodes.filter((node) => !isInput(node));
-const { words } = encodeNodes(nodes, graph.outputs, { isInput, inputs: graph.inputs });
+const big = f32(1 << 20);
+const words = program([big], (x) => ops.tanh([x], {}));
+const reduce = program([big], (x) => ops.all_reduce([x], { mesh: [4], axes: [0], kind: "max" }));
 
 // The addon alone, in a process of its own, with ten runs on their way.
 const prelude = `
@@ -42,6 +39,17 @@ describe("a process", { timeout: 30_000 }, () => {
 
   it("may exit while work is pending", () => {
     expect(node("process.exit(3);")).toEqual({ status: 3, out: "" });
+  });
+
+  it("may exit while virtual devices wait for each other", () => {
+    const script = `
+      const four = new NativeDevice("cpu", { virtualDevices: 4 });
+      const reduce = four.compile(Uint32Array.of(${reduce.join()}), false).id;
+      four.upload(0, new Float32Array(1 << 20));
+      for (let i = 0; i < 50; i++) four.run(reduce, [i], [i + 1], false);
+      setTimeout(() => process.exit(3), 5);
+    `;
+    expect(node(script)).toEqual({ status: 3, out: "" });
   });
 
   it("may die of an error while work is pending", () => {

@@ -30,17 +30,18 @@ function forEachIndex(shape: Shape, fn: (index: readonly number[], at: number) =
   }
 }
 
-/** The element at an index of a larger shape that `value` is broadcast to. */
-function broadcastAt({ shape, data }: Value, index: readonly number[]): number {
-  const strides = stridesOf(shape);
-  const skip = index.length - shape.length;
-  let at = 0;
-  for (let d = 0; d < shape.length; d++) if (shape[d] !== 1) at += strides[d] * index[d + skip];
-  return data[at];
+function at(strides: readonly number[], index: readonly number[]): number {
+  let sum = 0;
+  for (let d = 0; d < index.length; d++) sum += index[d] * strides[d];
+  return sum;
 }
 
-const at = (strides: readonly number[], index: readonly number[]): number =>
-  index.reduce((sum, i, d) => sum + i * strides[d], 0);
+/** Reads `value` at an index of `shape`, which it is broadcast to. */
+function broadcastReader(value: Value, shape: Shape): (index: readonly number[]) => number {
+  const own = stridesOf(value.shape).map((stride, d) => (value.shape[d] === 1 ? 0 : stride));
+  const strides = [...new Array<number>(shape.length - value.shape.length).fill(0), ...own];
+  return (index) => value.data[at(strides, index)];
+}
 
 function gathered(type: TensorType, element: (index: readonly number[], at: number) => number): Float64Array {
   const out = new Float64Array(sizeOf(type.shape));
@@ -52,12 +53,11 @@ function gathered(type: TensorType, element: (index: readonly number[], at: numb
 
 const elementwise =
   (fn: Scalar): Kernel =>
-  (operands, [type]) => [
-    gathered(type, (index) => {
-      const y = operands.length > 1 ? broadcastAt(operands[1], index) : 0;
-      return fn(broadcastAt(operands[0], index), y, operands[0].dtype);
-    }),
-  ];
+  ([a, b], [type]) => {
+    const x = broadcastReader(a, type.shape);
+    const y = b ? broadcastReader(b, type.shape) : () => 0;
+    return [gathered(type, (index) => fn(x(index), y(index), a.dtype))];
+  };
 
 function reduce(start: number, step: (sum: number, x: number) => number): Kernel {
   return ([x], [type], { dims, keepdim }) => {
@@ -140,25 +140,26 @@ const dotGeneral: Kernel = ([a, b], [type], { lhs_contract, rhs_contract, lhs_ba
   const freeB = free(b, rhs_contract, rhs_batch);
   const contracted = lhs_contract.map((d: number) => a.shape[d]);
   const [sa, sb] = [stridesOf(a.shape), stridesOf(b.shape)];
+  const insideA: number[] = [];
+  const insideB: number[] = [];
+  forEachIndex(contracted, (inner) => {
+    insideA.push(inner.reduce((sum, i, k) => sum + i * sa[lhs_contract[k]], 0));
+    insideB.push(inner.reduce((sum, i, k) => sum + i * sb[rhs_contract[k]], 0));
+  });
   return [
     gathered(type, (index) => {
-      const ia = a.shape.map(() => 0);
-      const ib = b.shape.map(() => 0);
+      let startA = 0;
+      let startB = 0;
       let place = 0;
-      lhs_batch.forEach((d: number, k: number) => {
-        ia[d] = index[place];
-        ib[rhs_batch[k]] = index[place++];
-      });
-      for (const d of freeA) ia[d] = index[place++];
-      for (const d of freeB) ib[d] = index[place++];
+      for (let k = 0; k < lhs_batch.length; k++) {
+        startA += sa[lhs_batch[k]] * index[place];
+        startB += sb[rhs_batch[k]] * index[place++];
+      }
+      for (const d of freeA) startA += sa[d] * index[place++];
+      for (const d of freeB) startB += sb[d] * index[place++];
       let sum = 0;
-      forEachIndex(contracted, (inner) => {
-        inner.forEach((i, k) => {
-          ia[lhs_contract[k]] = i;
-          ib[rhs_contract[k]] = i;
-        });
-        sum += a.data[at(sa, ia)] * b.data[at(sb, ib)];
-      });
+      for (let i = 0; i < insideA.length; i++)
+        sum += a.data[startA + insideA[i]] * b.data[startB + insideB[i]];
       return sum;
     }),
   ];
@@ -212,9 +213,10 @@ export const kernels: Readonly<Record<string, Kernel>> = {
     elementwise(geluScalars[approximate].value)(operands, types, {}),
   gelu_grad: (operands, types, { approximate }: { approximate: "none" | "tanh" }) =>
     elementwise((x, g) => g * geluScalars[approximate].slope(x))(operands, types, {}),
-  where: ([cond, a, b], [type]) => [
-    gathered(type, (index) => broadcastAt(broadcastAt(cond, index) !== 0 ? a : b, index)),
-  ],
+  where: ([cond, a, b], [type]) => {
+    const [condition, x, y] = [cond, a, b].map((value) => broadcastReader(value, type.shape));
+    return [gathered(type, (index) => (condition(index) !== 0 ? x(index) : y(index)))];
+  },
   constant: (_, [type], { data }) => [readElements(type.dtype, data)],
   full: (_, [type], { value }) => [gathered(type, () => value)],
   iota: (_, [type], { dim }) => [gathered(type, (index) => index[dim])],
@@ -243,37 +245,24 @@ export const kernels: Readonly<Record<string, Kernel>> = {
   },
   dot_general: dotGeneral,
   reshape: ([x]) => [x.data],
-  transpose: ([x], [type], { perm }) => [
-    gathered(type, (index) => {
-      const strides = stridesOf(x.shape);
-      return x.data[index.reduce((sum, i, d) => sum + i * strides[perm[d]], 0)];
-    }),
-  ],
-  broadcast_to: ([x], [type]) => [gathered(type, (index) => broadcastAt(x, index))],
-  slice: ([x], [type], { starts, steps }) => [
-    gathered(
-      type,
-      (index) =>
-        x.data[
-          at(
-            stridesOf(x.shape),
-            index.map((i, d) => starts[d] + i * steps[d]),
-          )
-        ],
-    ),
-  ],
-  flip: ([x], [type], { dims }) => [
-    gathered(
-      type,
-      (index) =>
-        x.data[
-          at(
-            stridesOf(x.shape),
-            index.map((i, d) => (dims.includes(d) ? x.shape[d] - 1 - i : i)),
-          )
-        ],
-    ),
-  ],
+  transpose: ([x], [type], { perm }) => {
+    const strides = stridesOf(x.shape);
+    const moved = type.shape.map((_, d) => strides[perm[d]]);
+    return [gathered(type, (index) => x.data[at(moved, index)])];
+  },
+  broadcast_to: ([x], [type]) => [gathered(type, broadcastReader(x, type.shape))],
+  slice: ([x], [type], { starts, steps }) => {
+    const strides = stridesOf(x.shape);
+    const start = at(strides, starts);
+    const by = strides.map((stride, d) => stride * steps[d]);
+    return [gathered(type, (index) => x.data[start + at(by, index)])];
+  },
+  flip: ([x], [type], { dims }) => {
+    const strides = stridesOf(x.shape);
+    const from = (index: readonly number[]): number[] =>
+      index.map((i, d) => (dims.includes(d) ? x.shape[d] - 1 - i : i));
+    return [gathered(type, (index) => x.data[at(strides, from(index))])];
+  },
   pad: ([x], [type], { low, interior, value }) => {
     const out = new Float64Array(sizeOf(type.shape)).fill(value);
     const strides = stridesOf(type.shape);

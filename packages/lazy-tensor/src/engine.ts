@@ -367,6 +367,7 @@ export class Engine {
       startUs: result.startUs,
       endUs: result.endUs,
       info: program.info,
+      graph: program.graph,
       kernels: result.kernels,
     });
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
@@ -439,7 +440,16 @@ export class Engine {
       info: compiled.info,
       graph,
     });
-    return { number, words, executable: compiled.id, info: compiled.info, places, summary, outputLayouts };
+    return {
+      number,
+      words,
+      executable: compiled.id,
+      info: compiled.info,
+      places,
+      summary,
+      outputLayouts,
+      graph: mesh ? graph : null,
+    };
   }
 }
 

@@ -28,6 +28,8 @@ export interface StepEvent {
   readonly startUs: number;
   readonly endUs: number;
   readonly info: ExecutableInfo;
+  /** On a mesh, the program of one device, with its collectives; null elsewhere. */
+  readonly graph: Graph | null;
   /** By kernel of `info.kernels`, when profiling is on. */
   readonly kernels: readonly KernelTime[];
 }

@@ -1,5 +1,5 @@
 import type { ExecutableInfo } from "@lazuli/cuda-backend";
-import type { Node } from "@lazuli/fx-trace";
+import type { Graph, Node } from "@lazuli/fx-trace";
 import { formatType } from "@lazuli/fx-trace";
 import type { Dims } from "@lazuli/sharding";
 import type { Place } from "./place_error.js";
@@ -25,6 +25,8 @@ export interface CachedProgram {
   readonly summary: ProgramSummary;
   /** On a mesh, how each output lies over it. */
   readonly outputLayouts: readonly Dims[] | null;
+  /** On a mesh, the program of one device. */
+  readonly graph: Graph | null;
 }
 
 /** A recorded program in a few words. */

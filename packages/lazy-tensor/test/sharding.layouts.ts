@@ -40,6 +40,8 @@ export interface Rule {
   readonly results: readonly Factors[];
   /** Those that may be divided. */
   readonly free: readonly string[];
+  /** Of these, those that are summed over. */
+  readonly reduced: readonly string[];
   /** Of factors that have a dim of their own somewhere. */
   readonly sizes: ReadonlyMap<string, number>;
 }
@@ -80,7 +82,7 @@ export function ruleOf(node: Node): Rule | null {
     note(factors, node.types[i].shape);
   });
   const free = [...named].filter((factor) => factor !== "_" && !rule.replicate?.includes(factor));
-  return { operands, results, free, sizes };
+  return { operands, results, free, reduced: free.filter((factor) => rule.reduce?.includes(factor)), sizes };
 }
 
 /** By factor the axes it is divided over. */
@@ -121,6 +123,25 @@ export function layoutOf(factors: Factors, assignment: Assignment, rule: Rule, m
   });
 }
 
+/**
+ * Whether the assignment's layouts are all the op needs: nothing is summed over devices, and no dim of several factors has
+ * to leave an axis out.
+ */
+export function isLocal(assignment: Assignment, rule: Rule, mesh: Mesh): boolean {
+  if (rule.reduced.some((factor) => assignment.has(factor))) return false;
+  return [...rule.operands, ...rule.results].every((factors) => {
+    const dims = layoutOf(factors, assignment, rule, mesh);
+    return factors.every((dim, d) => {
+      if (dim.length === 1) return true;
+      const axes = dim.flatMap((factor) => assignment.get(factor) ?? []);
+      const isEven = dim.every(
+        (factor) => (rule.sizes.get(factor) ?? 0) % mesh.sizeOf(assignment.get(factor) ?? []) === 0,
+      );
+      return isEven && axes.length === dims[d].length;
+    });
+  });
+}
+
 /** Any layout at all: each axis divides some dim, or none. */
 export function anyLayout(random: Random, mesh: Mesh, shape: Shape): Dims {
   const dims: number[][] = shape.map(() => []);
@@ -143,6 +164,8 @@ export interface Layouts {
   readonly inputs: readonly Dims[];
   readonly outputs: readonly (Dims | null)[];
   readonly kind: "allowed" | "one dim" | "any";
+  /** Whether the op can do its part from what each device has: then nothing may be sent. */
+  readonly isLocal: boolean;
 }
 
 export const formatLayouts = ({ mesh, inputs, outputs, kind }: Layouts): string =>

@@ -6,6 +6,7 @@ import { isLeaf, type Leaf, type Sample } from "./ops.samples.types.js";
 import {
   anyLayout,
   assignments,
+  isLocal,
   type Layouts,
   layoutOf,
   oneDim,
@@ -31,6 +32,8 @@ interface Ends {
   readonly outputOf: readonly { readonly result?: number; readonly leaf?: number }[];
   /** By cotangent: the result it is of. */
   readonly cotangentOf: readonly number[];
+  /** Whether the graph is the op alone, its operands the inputs. */
+  readonly isPlain: boolean;
 }
 
 /** The node of the op that the sample is of. */
@@ -57,6 +60,11 @@ function endsOf(op: OpName, sample: Sample, { graph, names, cotangents }: BuiltS
       name.startsWith("out") ? { result: Number(name.slice(3)) } : { leaf: Number(name.slice(4)) },
     ),
     cotangentOf: cotangents.map(({ result }) => result),
+    isPlain:
+      cotangents.length === 0 &&
+      ops[op].lower !== "composite" &&
+      sample.operands.every((operand) => isLeaf(operand) && !operand.via) &&
+      new Set(args).size === sample.operands.length,
   };
 }
 
@@ -96,6 +104,7 @@ function allowed(ends: Ends, rule: Rule, mesh: Mesh, index: number, mode: Output
       mode === "chosen" ? null : mode === "replicated" ? replicated(ends.outputs[i].length) : dims,
     ),
     kind: "allowed",
+    isLocal: ends.isPlain && mode !== "replicated" && isLocal(assignment, rule, mesh),
   };
 }
 
@@ -119,6 +128,7 @@ function oneDimLayouts(ends: Ends, mesh: Mesh, axes: readonly number[]): Layouts
         inputs: inputs.with(i, oneDim(shape, dim, axes)),
         outputs: ends.outputs.map(() => null),
         kind: "one dim",
+        isLocal: false,
       });
     });
   });
@@ -130,6 +140,7 @@ function oneDimLayouts(ends: Ends, mesh: Mesh, axes: readonly number[]): Layouts
         inputs,
         outputs: outputs.with(i, oneDim(shape, dim, axes)),
         kind: "one dim",
+        isLocal: false,
       });
     });
   });
@@ -143,6 +154,7 @@ function anyLayouts(ends: Ends, random: Random, mesh: Mesh): Layouts {
     inputs: ends.inputs.map(any),
     outputs: outputsFor(ends, pick(random, modes), any),
     kind: "any",
+    isLocal: false,
   };
 }
 

@@ -7,7 +7,7 @@ import {
   sizeOf,
   standardPasses,
 } from "@lazuli/fx-trace";
-import { type Partitioned, type PartitionRequest, partition } from "@lazuli/sharding";
+import { explainSharding, type Partitioned, type PartitionRequest, partition } from "@lazuli/sharding";
 import { describe, expect, it } from "vitest";
 import { everyKernel, noFusedKernel } from "./conformance.harness.js";
 import { decodeNumbers } from "./ops.samples.data.js";
@@ -39,7 +39,7 @@ const { evaluate }: { evaluate(outputs: readonly Node[], inputs: readonly ArrayL
   await import(referencePath);
 
 /** Elements of the largest value, those inside of fused ops included, above which a sample says nothing new of layouts and takes the interpreter long. */
-const LARGEST = 4500;
+const LARGEST = 2500;
 const isSmall = (graph: Graph): boolean =>
   decompose(noFusedKernel)(graph).nodes.every(({ types }) =>
     types.every(({ shape }) => sizeOf(shape) <= LARGEST),
@@ -81,7 +81,11 @@ function prepare(op: SampledOp, sample: Sample, withGrad: boolean): Prepared | n
 /** What is wrong in one layout, or null. */
 function tryLayouts({ graph, inputs, expected }: Prepared, layouts: Layouts): string | null {
   try {
-    const found = simulate(partition(graph, layouts), layouts, graph, inputs);
+    const partitioned = partition(graph, layouts);
+    const sent = explainSharding(partitioned.graph, layouts.mesh).filter(({ bytes }) => bytes > 0);
+    if (layouts.isLocal && sent.length > 0)
+      return `sends without need: ${sent.map(({ op }) => op).join(", ")}`;
+    const found = simulate(partitioned, layouts, graph, inputs);
     for (const [i, { data }] of found.entries()) {
       const problem = difference(data, expected[i], !isFloat(graph.outputs[i].dtype));
       if (problem) return `output ${i}: ${problem}`;
@@ -93,6 +97,7 @@ function tryLayouts({ graph, inputs, expected }: Prepared, layouts: Layouts): st
 }
 
 let count = 0;
+let localCount = 0;
 
 describe("on a mesh as on one device", () => {
   it.each(Object.keys(samples) as SampledOp[])(
@@ -107,6 +112,7 @@ describe("on a mesh as on one device", () => {
           if (!prepared) continue;
           for (const layouts of layoutsOf(op, sample, prepared.built)) {
             tried++;
+            if (layouts.isLocal) localCount++;
             const problem = tryLayouts(prepared, layouts);
             if (problem)
               problems.push(
@@ -124,5 +130,6 @@ describe("on a mesh as on one device", () => {
 
   it("was tried in thousands of layouts", () => {
     expect(count).toBeGreaterThan(10_000);
+    expect(localCount).toBeGreaterThan(1000);
   });
 });

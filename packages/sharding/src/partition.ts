@@ -18,7 +18,7 @@ import { handlers, localAttrs } from "./local_ops.js";
 import type { Mesh } from "./mesh.js";
 import { isLayout, type Plan, propagate } from "./plan.js";
 import { identityOf, type Local, type Partial, Resharder } from "./reshard.js";
-import { type Assignment, type Factors, fits, joinAxes } from "./rule.js";
+import { type Factors, fits, joinAxes } from "./rule.js";
 import { type Dims, decodeDims, isUneven, localShape, replicated, sameDims } from "./spec.js";
 import type { Partitioned, PartitionRequest } from "./types.js";
 

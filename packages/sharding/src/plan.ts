@@ -102,40 +102,61 @@ export function propagate(graph: Graph, request: PartitionRequest): Plan {
     const index = value.op.name === "result" ? (value.attrs.index as number) : 0;
     if (dims && !plan.isFixed(made)) plan.set(made, index, dims);
   });
-  const nodes = graph.nodes.filter((node) => node.op.name !== "result" && node.op.name !== "input");
+  const nodes = graph.nodes.filter((node) => node.op.name !== "result" && !isSource(node));
+  const readers = readersOf(graph);
   for (const takes of [passesThrough, () => true]) {
-    const mine = nodes.filter((node) => takes(node));
-    for (let round = 0, changed = true; changed && round < 32; round++) {
-      changed = false;
-      for (const node of mine) changed = spread(plan, node) || changed;
-      for (let i = mine.length - 1; i >= 0; i--) changed = spread(plan, mine[i]) || changed;
+    const mine = nodes.filter((node) => node.op.name !== "input" && takes(node));
+    // Only nodes beside a layout that changed are looked at again.
+    const waiting = new Set(mine);
+    const visit = (node: Node): void => {
+      if (!waiting.delete(node)) return;
+      for (const made of spread(plan, node)) {
+        if (takes(made)) waiting.add(made);
+        for (const reader of readers.get(made) ?? []) if (takes(reader)) waiting.add(reader);
+      }
+    };
+    for (let round = 0; waiting.size > 0 && round < 32; round++) {
+      mine.forEach(visit);
+      for (let i = mine.length - 1; i >= 0; i--) visit(mine[i]);
     }
   }
   return plan;
 }
 
-/** Carries layouts between the operands and results of one op. Whether anything changed. */
-function spread(plan: Plan, node: Node): boolean {
-  if (isSource(node)) return false;
-  const f = plan.factorsOf(node);
+/** Who reads a node, by way of `result` nodes too. */
+function readersOf(graph: Graph): Map<Node, Node[]> {
+  const readers = new Map<Node, Node[]>();
+  for (const node of graph.nodes) {
+    if (node.op.name === "result") continue;
+    for (const x of node.inputs) {
+      const made = x.op.name === "result" ? x.inputs[0] : x;
+      const list = readers.get(made);
+      if (list) list.push(node);
+      else readers.set(made, [node]);
+    }
+  }
+  return readers;
+}
+
+const isWhole = (dims: Dims): boolean => dims.every((axes) => axes.length === 0);
+
+/** Carries layouts between the operands and results of one op. Gives the nodes whose layout it changed. */
+function spread(plan: Plan, node: Node): readonly Node[] {
   const { mesh } = plan;
   const operands = node.inputs.map((x) => plan.of(x));
   const results = node.types.map((_, i) => plan.ofResult(node, i));
-  if (
-    operands.every((dims) => dims.every((axes) => axes.length === 0)) &&
-    results.every((dims) => dims.every((axes) => axes.length === 0))
-  )
-    return false;
+  if (operands.every(isWhole) && results.every(isWhole)) return [];
+  const f = plan.factorsOf(node);
   const assigned = chooseAssignment(node, f, mesh, operands, results);
-  if (assigned.size === 0) return false;
-  let changed = false;
+  if (assigned.size === 0) return [];
+  const changed: Node[] = [];
   const give = (made: Node, index: number, dims: readonly (readonly string[])[]): void => {
     if (plan.isFixed(made)) return;
     const wanted = dims.map((factors) => joinAxes(factors, assigned, f.sizes, mesh));
     const next = extended(plan.ofResult(made, index), wanted);
     if (!next) return;
     plan.set(made, index, next);
-    changed = true;
+    changed.push(made);
   };
   f.operands.forEach((dims, i) => {
     const x = node.inputs[i];

@@ -158,6 +158,7 @@ export function runLocal(graph: Graph, mesh: Mesh, inputs: readonly Shards[]): S
       const several = values.get(node.inputs[0]) as readonly (readonly Value[])[];
       return several.map((results) => [results[attrs.index as number]]);
     }
+    if (op.name === "sharding_constraint") throw new Error("a sharding_constraint is left in a local graph");
     const operands = node.inputs.map(shardsOf);
     const collective = collectives[op.name];
     return collective

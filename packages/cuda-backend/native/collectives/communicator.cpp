@@ -11,13 +11,13 @@ namespace {
 
 constexpr size_t kPiece = size_t{64} << 10;  // bytes that a thread moves or reduces at a time: stays in L2
 
-/// Calls `body(position, bytes)` over runs of [0, bytes) that lie within one block of `block` bytes.
-template <class Body>
-void eachRun(size_t bytes, size_t block, Body&& body) {
+/// Calls `body(position, bytes)` over runs of [0, bytes), each `length(position)` long at most.
+template <class Length, class Body>
+void eachRun(size_t bytes, Length&& length, Body&& body) {
   parallelFor(static_cast<int64_t>(bytes), kPiece, [&](int64_t begin, int64_t end) {
     const auto last = static_cast<size_t>(end);
     for (auto at = static_cast<size_t>(begin); at < last;) {
-      const size_t run = std::min({kPiece, block - at % block, last - at});
+      const size_t run = std::min({kPiece, length(at), last - at});
       body(at, run);
       at += run;
     }
@@ -47,9 +47,18 @@ Group groupOf(std::span<const int64_t> mesh, std::span<const int64_t> axes, int 
   return group;
 }
 
+void copyRange(const std::byte* from, Spread fromSpread, size_t fromStart, std::byte* to, Spread toSpread,
+               size_t toStart, size_t bytes) {
+  eachRun(
+      bytes,
+      [&](size_t at) { return std::min(fromSpread.left(fromStart + at), toSpread.left(toStart + at)); },
+      [&](size_t at, size_t run) {
+        std::memcpy(to + toSpread.at(toStart + at), from + fromSpread.at(fromStart + at), run);
+      });
+}
+
 void copySpread(const std::byte* from, Spread fromSpread, std::byte* to, Spread toSpread, size_t bytes) {
-  eachRun(bytes, std::min(fromSpread.block, toSpread.block),
-          [&](size_t at, size_t run) { std::memcpy(to + toSpread.at(at), from + fromSpread.at(at), run); });
+  copyRange(from, fromSpread, 0, to, toSpread, 0, bytes);
 }
 
 void reduceMembers(std::span<const std::byte* const> members, Spread spread, std::byte* to, size_t elements,
@@ -57,9 +66,11 @@ void reduceMembers(std::span<const std::byte* const> members, Spread spread, std
   const auto combine =
       reduceTable().combine[static_cast<size_t>(reduction.kind)][static_cast<size_t>(reduction.dtype)];
   const size_t size = sizeBytes(reduction.dtype);
-  eachRun(elements * size, spread.block, [&](size_t at, size_t run) {
-    combine(members.data(), members.size(), spread.at(at), to + at, static_cast<int64_t>(run / size));
-  });
+  eachRun(
+      elements * size, [&](size_t at) { return spread.left(at); },
+      [&](size_t at, size_t run) {
+        combine(members.data(), members.size(), spread.at(at), to + at, static_cast<int64_t>(run / size));
+      });
 }
 
 }  // namespace lazuli

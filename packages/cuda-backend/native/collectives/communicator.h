@@ -24,6 +24,8 @@ struct Spread {
   size_t block, stride;
 
   size_t at(size_t position) const { return position / block * stride + position % block; }
+  /// Bytes that follow without a gap.
+  size_t left(size_t position) const { return block - position % block; }
 };
 
 /// What every member takes of every member m: `bytes` from m's memory at (its own place) * fromStep on, which
@@ -71,11 +73,19 @@ class Communicator {
   /// one's. `from` and `to` are apart.
   virtual void permute(const Meeting& meeting, const std::byte* from, std::byte* to, size_t bytes,
                        int64_t source, std::span<const int64_t> targets) = 0;
+
+  /// This device's run failed for a reason of its own: other processes that wait for it are told.
+  virtual void fail(const std::string&) {}
+  /// From any thread: what waits is to give up.
+  virtual void close() {}
 };
 
-/// Moves `bytes` bytes from one layout to another, on the device's threads. Of the two block sizes one
-/// divides the other.
+/// Moves `bytes` bytes from one layout to another, on the device's threads.
 void copySpread(const std::byte* from, Spread fromSpread, std::byte* to, Spread toSpread, size_t bytes);
+
+/// As copySpread, from and to positions in the middle.
+void copyRange(const std::byte* from, Spread fromSpread, size_t fromStart, std::byte* to, Spread toSpread,
+               size_t toStart, size_t bytes);
 
 /// to[i] = members[0][i] combined with members[1][i] ... for `elements` elements, on the device's threads.
 /// Every member is laid out as `spread`, `to` is dense and may be one of the members where they are dense.

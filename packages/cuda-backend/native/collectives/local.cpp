@@ -51,7 +51,7 @@ void LocalMesh::close() {
   fail(closedFailure());
 }
 
-/// The run has failed elsewhere: what is said here is not heard, but for a test.
+/// Says what the run failed with: its outcome, whatever this device adds.
 void LocalMesh::giveUp() {
   std::lock_guard lock(mutex_);
   throw CollectiveError(failure_->error);

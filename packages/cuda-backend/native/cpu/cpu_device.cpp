@@ -26,15 +26,31 @@ int checkedCount(const DeviceOptions& options) {
   throw std::invalid_argument("virtualDevices must be from 1 to " + std::to_string(kMostDevices));
 }
 
+/// Threads for each of so many devices; 0: all.
+int shareOf(int devices) { return devices == 1 ? 0 : std::max(1, threadCount() / devices); }
+
+/// Ranks that were bound to processors of their own keep those; where they were not they share the host's.
+int threadsOf(const MpiJob& job) {
+  const bool isBound = threadCount() < static_cast<int>(std::thread::hardware_concurrency());
+  return isBound ? 0 : shareOf(job.ranksOfThisHost());
+}
+
 }  // namespace
 
 CpuDevice::CpuDevice(const DeviceOptions& options, Ledger::Lower lower)
-    : ledger_(options, lower, checkedCount(options)),
-      threads_(options.virtualDevices == 1 ? 0 : std::max(1, threadCount() / options.virtualDevices)) {
+    : CpuDevice(options, lower, options.mpi ? &MpiJob::open(timeoutOf(options).count()) : nullptr) {}
+
+CpuDevice::CpuDevice(const DeviceOptions& options, Ledger::Lower lower, MpiJob* job)
+    : deviceCount_(job ? job->size() : checkedCount(options)),
+      first_(job ? job->rank() : 0),
+      ledger_(options, lower, deviceCount_),
+      threads_(job ? threadsOf(*job) : shareOf(options.virtualDevices)) {
   const int devices = options.virtualDevices;
+  if (job) mpi_ = std::make_shared<MpiCommunicator>(*job, timeoutOf(options));
   if (devices > 1) mesh_ = std::make_unique<LocalMesh>(devices, timeoutOf(options));
-  for (int device = 0; device < devices; device++) {
-    CpuWorker::Place place{device, 0, threads_, mesh_.get(), mesh_ ? mesh_->communicator(device) : nullptr};
+  for (int i = 0; i < devices; i++) {
+    CpuWorker::Place place{first_ + i, first_, threads_, mesh_.get(), mpi_};
+    if (mesh_) place.communicator = mesh_->communicator(i);
     workers_.push_back(std::make_unique<CpuWorker>(options.memoryLimitBytes, clock_, std::move(place)));
   }
 }
@@ -75,9 +91,11 @@ void CpuDevice::run(ExecutableId id, std::span<const BufferId> inputs, std::span
 }
 
 size_t CpuDevice::place(int device) const {
-  if (device >= 0 && static_cast<size_t>(device) < workers_.size()) return static_cast<size_t>(device);
+  if (device >= first_ && device - first_ < localDeviceCount()) return static_cast<size_t>(device - first_);
+  if (device >= 0 && device < deviceCount_)
+    throw std::invalid_argument("device " + std::to_string(device) + " is another process's");
   throw std::invalid_argument("there is no device " + std::to_string(device) + " among " +
-                              std::to_string(workers_.size()));
+                              std::to_string(deviceCount_));
 }
 
 /// Refuses buffers that some devices have not got yet.
@@ -149,7 +167,7 @@ void CpuDevice::uploadOne(BufferId id, std::span<const std::byte> bytes, size_t 
 
 void CpuDevice::download(BufferId id, std::span<std::byte> target,
                          std::function<void(std::string error)> done, std::optional<int> device) {
-  const size_t worker = place(device.value_or(0));
+  const size_t worker = place(device.value_or(first_));
   if (ledger_.bytes(id) != target.size()) {
     throw std::invalid_argument(text(id) + " has " + std::to_string(ledger_.bytes(id)) +
                                 " bytes, the target " + std::to_string(target.size()));
@@ -169,7 +187,7 @@ void CpuDevice::free(std::span<const BufferId> buffers) {
 }
 
 DeviceStats CpuDevice::stats(std::optional<int> device) const {
-  DeviceStats stats = workers_[place(device.value_or(0))]->stats();
+  DeviceStats stats = workers_[place(device.value_or(first_))]->stats();
   for (size_t w = 1; !device && w < workers_.size(); w++) {
     DeviceStats other = workers_[w]->stats();
     if (other.peakBytes > stats.peakBytes) stats = other;
@@ -179,13 +197,22 @@ DeviceStats CpuDevice::stats(std::optional<int> device) const {
 }
 
 void CpuDevice::exchange(std::span<const std::byte> bytes, Exchanged done) {
-  workers_[0]->push([done = std::move(done), own = std::vector<std::byte>(bytes.begin(), bytes.end())] {
-    done({}, {own});
+  workers_[0]->push([mpi = mpi_, done = std::move(done), own = std::vector(bytes.begin(), bytes.end())] {
+    RunResult result;
+    try {
+      if (mpi) return done({}, mpi->gather(own));
+      return done({}, {own});
+    } catch (const std::exception& error) {
+      result.error = error.what();
+      result.collective = true;
+    }
+    done(std::move(result), {});
   });
 }
 
 std::unique_ptr<Device> makeCpuDevice(const DeviceOptions& options) {
-  if (options.mpi) throw std::invalid_argument("mpi: this build has no MPI");
+  if (options.mpi && options.virtualDevices != 1)
+    throw std::invalid_argument("with mpi each process has one device: no virtualDevices");
   return std::make_unique<CpuDevice>(options);
 }
 

@@ -2,6 +2,7 @@
 
 #include <unordered_map>
 
+#include "collectives/mpi/communicator.h"
 #include "cpu/worker.h"
 #include "ledger.h"
 
@@ -26,22 +27,26 @@ class CpuDevice final : public Device {
   size_t bufferBytes(BufferId buffer) const override;
   void free(std::span<const BufferId> buffers) override;
   DeviceStats stats(std::optional<int> device = std::nullopt) const override;
-  int deviceCount() const override { return static_cast<int>(workers_.size()); }
-  int firstLocalDevice() const override { return 0; }
+  int deviceCount() const override { return deviceCount_; }
+  int firstLocalDevice() const override { return first_; }
   int localDeviceCount() const override { return static_cast<int>(workers_.size()); }
   void exchange(std::span<const std::byte> bytes, Exchanged done) override;
 
  private:
+  CpuDevice(const DeviceOptions& options, Ledger::Lower lower, MpiJob* job);
+
   size_t place(int device) const;
   void checkWhole(std::span<const BufferId> buffers) const;
   void uploadAll(BufferId id, std::span<const std::byte> bytes);
   void uploadOne(BufferId id, std::span<const std::byte> bytes, size_t worker);
 
   Clock clock_;
+  const int deviceCount_, first_;
   Ledger ledger_;
   int threads_;                                                // for each device's kernels; 0: all
   std::unordered_map<BufferId, std::vector<bool>> uploading_;  // by device: those that not all have got
   std::unique_ptr<LocalMesh> mesh_;
+  std::shared_ptr<MpiCommunicator> mpi_;
   std::vector<std::unique_ptr<CpuWorker>> workers_;
 };
 

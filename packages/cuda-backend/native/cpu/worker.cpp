@@ -7,6 +7,12 @@ namespace {
 
 constexpr const char* kClosed = "the device was closed";
 
+/// What a run fails with before it does anything: no device's own fault.
+class Inherited : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 RunFailure::Kind kindOf(const RunResult& result) {
   if (result.outOfMemory) return RunFailure::Kind::outOfMemory;
   return result.collective ? RunFailure::Kind::collective : RunFailure::Kind::run;
@@ -28,7 +34,11 @@ void CpuWorker::execute(CpuRun& run) {
   result.startUs = clock_.us();
   attempt(run, fresh, result);
   result.endUs = clock_.us();
-  if (place_.mesh) agree(run, result);
+  if (place_.mesh) {
+    agree(run, result);
+  } else if (place_.communicator && !result.error.empty() && !result.collective) {
+    place_.communicator->fail(result.error);
+  }
   if (!result.error.empty()) {
     auto error = std::make_shared<const std::string>(result.error);
     for (BufferId id : run.outputs) buffers_[id] = {Block(), error};
@@ -47,35 +57,39 @@ void CpuWorker::execute(CpuRun& run) {
 
 void CpuWorker::attempt(const CpuRun& run, std::vector<Block>& fresh, RunResult& result) {
   const ExecutableInfo& info = run.executable->info();
+  const auto fail = [&](const std::string& error, int64_t node = -1) {
+    result.error = error;
+    result.errorNode = node;
+  };
+  const std::string self = place_.communicator ? "device " + std::to_string(place_.device) + ": " : "";
   try {
     compute(run, fresh, result);
-  } catch (const OutOfMemoryError& error) {
-    result.error = error.what();
-    result.errorNode = error.node;
-    result.outOfMemory = true;
+  } catch (const Inherited& error) {
+    fail(error.what());
   } catch (const CollectiveError& error) {
-    result.error = error.what();
-    result.errorNode = error.node;
+    fail(error.what(), error.node);
     result.collective = true;
+  } catch (const OutOfMemoryError& error) {
+    fail(self + error.what(), error.node);
+    result.outOfMemory = true;
   } catch (const ProgramError& error) {
-    result.error = error.what();
-    result.errorNode = error.node;
+    fail(self + error.what(), error.node);
   } catch (const std::bad_alloc&) {
-    result.error = "out of memory: the run needs " + formatBytes(info.outputBytes) + " for outputs and " +
-                   formatBytes(info.arenaBytes) + " for intermediates";
+    fail(self + "out of memory: the run needs " + formatBytes(info.outputBytes) + " for outputs and " +
+         formatBytes(info.arenaBytes) + " for intermediates");
     result.outOfMemory = true;
   } catch (const std::exception& error) {
-    result.error = error.what();
+    fail(self + error.what());
   }
 }
 
 void CpuWorker::compute(const CpuRun& run, std::vector<Block>& fresh, RunResult& result) {
   const Executable& executable = *run.executable;
-  if (executor_.closing()) throw ProgramError(kClosed);
+  if (executor_.closing()) throw Inherited(kClosed);
   std::vector<std::byte*> in, out;
   for (BufferId id : run.inputs) {
     const Buffer& buffer = buffers_.at(id);
-    if (buffer.error) throw ProgramError(*buffer.error);
+    if (buffer.error) throw Inherited(*buffer.error);
     in.push_back(buffer.block.data());
   }
   for (size_t o = 0; o < run.outputs.size(); o++) {
@@ -92,15 +106,8 @@ void CpuWorker::compute(const CpuRun& run, std::vector<Block>& fresh, RunResult&
 /// does not come, and named by the device that was first.
 void CpuWorker::agree(CpuRun& run, RunResult& result) {
   if (!result.error.empty()) {
-    // What all devices share needs no name: a buffer of a failed run names its device already.
-    RunFailure failure{result.error, result.errorNode, kindOf(result)};
-    const bool isOwn = !result.collective && result.error != kClosed && !result.error.starts_with("device ");
-    if (isOwn) failure.error = "device " + std::to_string(place_.device) + ": " + failure.error;
-    if (place_.mesh->fail(failure)) {
-      RunResult first = result;
-      first.error = failure.error;
-      run.tell(std::move(first));
-    }
+    const bool isFirst = place_.mesh->fail({result.error, result.errorNode, kindOf(result)});
+    if (isFirst) run.tell(result);
   }
   std::optional<RunFailure> failure = place_.mesh->endRun();
   if (!failure) return;

@@ -37,8 +37,9 @@ class CpuWorker {
   CpuWorker(size_t limitBytes, const Clock& clock, Place place);
 
   void run(std::shared_ptr<CpuRun> run);
-  /// Throws std::bad_alloc. The copy is made now, or on the device's thread where `bytes` are shared.
+  /// From any thread. Throws std::bad_alloc.
   Block take(size_t bytes) { return memory_.take(bytes); }
+  /// `fill`, where there is one, writes the block on the device's thread.
   void upload(BufferId id, std::shared_ptr<Block> block, std::function<void(std::byte*)> fill);
   void download(BufferId id, std::span<std::byte> target, std::function<void(std::string error)> done);
   void free(std::vector<BufferId> ids);
@@ -46,7 +47,10 @@ class CpuWorker {
   void push(std::function<void()> job) { executor_.push(std::move(job)); }
 
   DeviceStats stats() const { return memory_.stats(); }
-  void beginClosing() { executor_.beginClosing(); }
+  void beginClosing() {
+    executor_.beginClosing();
+    if (place_.communicator) place_.communicator->close();
+  }
 
  private:
   /// A buffer whose run failed has that run's error and no memory.

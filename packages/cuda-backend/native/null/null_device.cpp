@@ -106,6 +106,7 @@ class NullDevice final : public Device {
 }  // namespace
 
 std::unique_ptr<Device> makeNullDevice(const DeviceOptions& options) {
+  if (options.mpi) throw std::invalid_argument("the null device has no mpi: it is every device by itself");
   return std::make_unique<NullDevice>(options);
 }
 

@@ -1,3 +1,4 @@
+export { explainSharding, type ShardingExplanation } from "./explain.js";
 export { type FullyShardOptions, fullyShard } from "./fsdp.js";
 export {
   type ConstraintDirection,
@@ -7,3 +8,4 @@ export {
   markSharding,
 } from "./mark.js";
 export { type ActivationOptions, type ShardingPatterns, shardActivations, shardModule } from "./module.js";
+export { shardingSvg, visualizeSharding } from "./visualize.js";

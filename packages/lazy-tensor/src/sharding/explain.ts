@@ -1,0 +1,66 @@
+import { dtypeInfo, type Graph, sizeOf } from "@lazuli/fx-trace";
+import {
+  type CollectiveRow,
+  explainSharding as explainGraph,
+  formatExplanation,
+  type Mesh,
+  ShardingError,
+} from "@lazuli/sharding";
+import type { StepEvent } from "../events.js";
+import { engine } from "../runtime.js";
+
+export interface ShardingExplanation {
+  readonly mesh: Mesh;
+  /** Collectives of the step, those that are alike in one row. */
+  readonly rows: readonly CollectiveRow[];
+  /** What one device sends a step, by the axes it goes over (`data`, `data tensor`). */
+  readonly bytesByAxes: ReadonlyMap<string, number>;
+  /** Most bytes one device holds at once: what the step reads and writes, and its planned intermediates. */
+  readonly peakBytes: number;
+  /** A table for people. */
+  toString(): string;
+}
+
+/** What a program holds on one device at its peak. */
+function peakOf({ info, graph }: StepEvent): number {
+  const inputs = (graph as Graph).inputs.reduce(
+    (sum, { shape, dtype }) => sum + sizeOf(shape) * dtypeInfo[dtype].sizeBytes,
+    0,
+  );
+  return inputs + info.outputBytes + info.arenaBytes + info.constantBytes;
+}
+
+/**
+ * Runs a step, takes what it records, and tells every collective in it: op, mesh axes, bytes, times, where in the model,
+ * and why. Bytes are what one device sends, by the usual ring algorithms. Throws ShardingError where nothing lies over a
+ * mesh. On the `null` device nothing is computed: for planning runs on machines that are not there.
+ */
+export async function explainSharding(step: () => unknown): Promise<ShardingExplanation> {
+  const current = engine();
+  const programs: StepEvent[] = [];
+  const subscription = current.events.step$.subscribe((event) => programs.push(event));
+  try {
+    await step();
+    await current.step();
+  } finally {
+    subscription.unsubscribe();
+  }
+  const { mesh } = current;
+  if (!mesh) throw new ShardingError("explainSharding", "no tensor lies over a mesh: markSharding first");
+  const meshed = programs.filter(({ graph }) => graph !== null);
+  const rows = meshed.flatMap(({ graph }) => explainGraph(graph as Graph, mesh));
+  const bytesByAxes = new Map<string, number>();
+  for (const { axes, bytes } of rows) {
+    const key = axes.join(" ");
+    bytesByAxes.set(key, (bytesByAxes.get(key) ?? 0) + bytes);
+  }
+  const peakBytes = Math.max(0, ...meshed.map(peakOf));
+  return {
+    mesh,
+    rows,
+    bytesByAxes,
+    peakBytes,
+    toString: () =>
+      `${formatExplanation(rows, mesh)}peak on one device: ${(peakBytes / 2 ** 20).toFixed(1)} MiB\n`,
+  };
+}

@@ -1,0 +1,216 @@
+import { dtypeInfo, formatType, type Graph, type Node, sizeOf } from "@lazuli/fx-trace";
+import type { Mesh } from "./mesh.js";
+
+/** Collectives of one kind that a program runs at one place. */
+export interface CollectiveRow {
+  readonly op: string;
+  /** Names of the mesh axes it goes over, the major first. */
+  readonly axes: readonly string[];
+  /** What one device sends in one run of the program, all `times` together, by the usual ring algorithms. */
+  readonly bytes: number;
+  readonly times: number;
+  /** Module path of the op that it is run for. */
+  readonly scope: string;
+  /** Of the operand, on one device: `float32[8, 16]`. */
+  readonly type: string;
+  /** What it is there for: `partial sums of dot_general in blocks.0.mlp`. */
+  readonly why: string;
+}
+
+/** Bytes that one of `n` devices sends, by the bytes of its operand (Thakur et al. 2005; as NCCL's ring algorithms). */
+const sent: Readonly<Record<string, (bytes: number, n: number, node: Node) => number>> = {
+  all_reduce: (bytes, n) => (2 * (n - 1) * bytes) / n,
+  all_gather: (bytes, n) => (n - 1) * bytes,
+  reduce_scatter: (bytes, n) => ((n - 1) * bytes) / n,
+  all_to_all: (bytes, n) => ((n - 1) * bytes) / n,
+  collective_permute: (bytes, _, { attrs }) => {
+    const pairs = attrs.pairs as readonly number[];
+    return pairs.some((member, i) => i % 2 === 1 && member !== pairs[i - 1]) ? bytes : 0;
+  },
+};
+
+const partials: Readonly<Record<string, string>> = {
+  sum: "partial sums",
+  prod: "partial products",
+  max: "partial maxima",
+  min: "partial minima",
+};
+
+interface Use {
+  readonly user: Node;
+  readonly operand: number;
+}
+
+/** Who reads each value. */
+class Users {
+  private readonly uses = new Map<Node, Use[]>();
+
+  constructor(private readonly graph: Graph) {
+    for (const user of graph.nodes) {
+      user.inputs.forEach((value, operand) => {
+        const list = this.uses.get(value);
+        if (list) list.push({ user, operand });
+        else this.uses.set(value, [{ user, operand }]);
+      });
+    }
+  }
+
+  of(value: Node): readonly Use[] {
+    return this.uses.get(value) ?? [];
+  }
+
+  /** Position among the graph's outputs, -1 for none. */
+  output(value: Node): number {
+    return this.graph.outputs.indexOf(value);
+  }
+}
+
+const isView = ({ op }: Node): boolean =>
+  op.lower === "view" || op.name === "cast" || op.name === "detach" || op.name === "result";
+/** Ops that pass elements on, each where it is or to another place. */
+const passesOn = (node: Node): boolean =>
+  isView(node) || node.op.lower === "elementwise" || node.op.name in sent || node.op.name === "shard_slice";
+
+/** The operand that the elements come from: the largest, of a `where` the value that is kept. */
+function mainOperand({ inputs }: Node): Node {
+  return inputs.reduce((main, x) =>
+    sizeOf(x.shape) > sizeOf(main.shape) || main.dtype === "bool" ? x : main,
+  );
+}
+
+/** What made a value, behind ops of the kind given. */
+function originOf(value: Node, skips: (node: Node) => boolean): Node {
+  let node = value;
+  while (skips(node) && node.inputs.length > 0) node = mainOperand(node);
+  return node.op.name === "result" ? node.inputs[0] : node;
+}
+
+const at = ({ op, scope }: Node): string => (scope ? `${op.name} in ${scope}` : op.name);
+
+/** Whether the value becomes the gradient of an optimizer's step. */
+function isGradient(value: Node, users: Users): boolean {
+  const seen = new Set<Node>();
+  const stack = [value];
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    for (const { user, operand } of users.of(node)) {
+      if (user.op.name === "adamw_update" && operand === 1) return true;
+      if (passesOn(user)) stack.push(user);
+    }
+  }
+  return false;
+}
+
+/** Where a value is read, behind views and other collectives; `output 2` where it leaves the program. */
+function readerOf(value: Node, users: Users): string {
+  let node = value;
+  for (;;) {
+    const [first] = users.of(node);
+    const output = users.output(node);
+    if (!first) return output < 0 ? "nothing" : `output ${output}`;
+    if (!isView(first.user) && !(first.user.op.name in sent)) return at(first.user);
+    node = first.user;
+  }
+}
+
+function whyOf(node: Node, users: Users): string {
+  const { op, attrs, inputs } = node;
+  if (op.name === "all_reduce" || op.name === "reduce_scatter") {
+    const what = `${partials[attrs.kind as string]} of ${at(originOf(inputs[0], passesOn))}`;
+    return isGradient(node, users) ? `gradient: ${what}` : what;
+  }
+  const source = originOf(inputs[0], isView);
+  const reader = readerOf(node, users);
+  return source.op.name === "input" ? `input ${source.attrs.index} for ${reader}` : `layout of ${reader}`;
+}
+
+/** Reasons of merged collectives: one if they are equal, else the first and how many others. */
+function merged(whys: readonly string[]): string {
+  const different = [...new Set(whys)];
+  return different.length <= 1 ? different.join() : `${different[0]}; and ${different.length - 1} more`;
+}
+
+/**
+ * The communication of a partitioned (local) graph, most bytes first: collectives of the same op, axes, scope and type
+ * are one row.
+ */
+export function explainSharding(graph: Graph, mesh: Mesh): CollectiveRow[] {
+  const users = new Users(graph);
+  const rows = new Map<string, { row: CollectiveRow; whys: string[] }>();
+  for (const node of graph.nodes) {
+    const formula = sent[node.op.name];
+    if (!formula) continue;
+    const positions = node.attrs.axes as readonly number[];
+    const axes = positions.map((axis) => mesh.axisNames[axis]);
+    const { shape, dtype } = node.inputs[0];
+    const bytes = formula(sizeOf(shape) * dtypeInfo[dtype].sizeBytes, mesh.sizeOf(positions), node);
+    const type = formatType({ shape, dtype });
+    const { scope } = node;
+    const op = node.op.name;
+    const key = [op, axes.join(), scope, type].join("|");
+    const why = whyOf(node, users);
+    const known = rows.get(key);
+    if (known) {
+      known.whys.push(why);
+      const { row } = known;
+      known.row = { ...row, bytes: row.bytes + bytes, times: row.times + 1, why: merged(known.whys) };
+    } else rows.set(key, { row: { op, axes, bytes, times: 1, scope, type, why }, whys: [why] });
+  }
+  return [...rows.values()].map(({ row }) => row).sort((a, b) => b.bytes - a.bytes);
+}
+
+/** `1.23 MB`; powers of ten, as links are rated. */
+function formatBytes(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${unit === 0 ? Math.round(value) : value.toPrecision(3)} ${units[unit]}`;
+}
+
+/** Lines of columns as wide as their longest cell; those of numbers are aligned at the right. */
+function table(lines: readonly (readonly string[])[], right: ReadonlySet<number>): string[] {
+  const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
+  return lines.map((line) =>
+    line
+      .map((cell, column) =>
+        right.has(column) ? cell.padStart(widths[column]) : cell.padEnd(widths[column]),
+      )
+      .join("  ")
+      .trimEnd(),
+  );
+}
+
+const bytesIn = (rows: readonly CollectiveRow[]): number => rows.reduce((sum, { bytes }) => sum + bytes, 0);
+
+/** The rows as a table, most bytes first, then what goes over each axis (or axes together), and in all. */
+export function formatExplanation(rows: readonly CollectiveRow[], mesh: Mesh): string {
+  if (rows.length === 0) return `${mesh}: no communication\n`;
+  const sorted = [...rows].sort((a, b) => b.bytes - a.bytes);
+  const lines = sorted.map(({ op, axes, bytes, times, scope, type, why }) => [
+    formatBytes(bytes),
+    String(times),
+    op,
+    axes.join(" "),
+    type,
+    scope || "-",
+    why,
+  ]);
+  const byAxes = new Map<string, CollectiveRow[]>();
+  for (const row of sorted) {
+    const axes = row.axes.join(" ");
+    byAxes.set(axes, [...(byAxes.get(axes) ?? []), row]);
+  }
+  const totals = [...byAxes]
+    .sort(([, a], [, b]) => bytesIn(b) - bytesIn(a))
+    .map(([axes, of]) => `${axes} ${formatBytes(bytesIn(of))}`);
+  return `${[
+    ...table([["bytes", "times", "op", "axes", "operand", "scope", "why"], ...lines], new Set([0, 1])),
+    "",
+    `${mesh}: a device sends ${formatBytes(bytesIn(sorted))} a run: ${totals.join(", ")}`,
+  ].join("\n")}\n`;
+}
