@@ -1,4 +1,5 @@
 import {
+  engine,
   fullyShard,
   Mesh,
   markSharding,
@@ -64,7 +65,10 @@ const tensorParallel: Readonly<Record<string, PartitionSpec>> = {
   "model.layers.*.mlp.down_proj.weight": [null, "tensor"],
 };
 
-/** Annotates the model; gives back what lays out a batch of ids [B, T]. Call it before the optimizer is made. */
+/**
+ * Annotates the model, and tells the engine who gets the axes of the sequence in attention; gives back what lays out a
+ * batch of ids [B, T]. Call it before the optimizer is made.
+ */
 export function shardLlama(model: Llama, mesh: Mesh, chosen: readonly Strategy[]): (ids: Tensor) => Tensor {
   if (chosen.every((name) => name === "none")) return (ids) => ids;
   const has = (...names: Strategy[]): boolean => names.some((name) => chosen.includes(name));
@@ -75,6 +79,7 @@ export function shardLlama(model: Llama, mesh: Mesh, chosen: readonly Strategy[]
       ...tensorParallel,
       ...(model.lm_head ? { "lm_head.weight": ["tensor", null] } : {}),
     });
+  engine().contextParallel = !has("ring") ? "ulysses" : has("ulysses") ? "ulysses+ring" : "ring";
   const stream: PartitionSpec = [batch, sequence, null];
   shardActivations(model, mesh, { "model.embed_tokens": stream, "model.layers.*": stream });
   if (has("tp+sp")) {

@@ -21,6 +21,8 @@ import {
   withRecorder,
 } from "@lazuli/fx-trace";
 import {
+  type ContextParallel,
+  contextParallels,
   type Dims,
   encodeDims,
   type Mesh,
@@ -79,6 +81,8 @@ export class Engine {
   private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
   /** Takes the time of every kernel; on under LAZULI_DEBUG=2. */
   profiling = debugLevel() >= 2;
+  /** How attention over a sequence that is divided is computed: of the programs compiled from now on. */
+  contextParallel: ContextParallel;
 
   constructor(
     @inject(TOKENS.device) readonly device: NativeDevice,
@@ -88,6 +92,7 @@ export class Engine {
     this.pool = new BufferPool(device);
     this.cache = new ProgramCache(options.cacheCapacity, (program) => device.release(program.executable));
     this.randomState.seed = options.seed;
+    this.contextParallel = options.contextParallel;
   }
 
   /** Makes this engine's pending graph the one that ops are recorded in. */
@@ -321,7 +326,8 @@ export class Engine {
     const nodes = reachable(roots, isInput);
     for (const node of nodes) if (node.storage !== null) this.requireLive(node, node.storage as DeviceBuffer);
     const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
-    const key = this.currentMesh ? keyOnMesh(this.currentMesh, encoded, roots, layouts) : encoded.words;
+    const mesh = this.currentMesh;
+    const key = mesh ? keyOnMesh(mesh, this.contextParallel, encoded, roots, layouts) : encoded.words;
     const hash = hashWords(key);
     let program = this.cache.find(hash, key);
     const cached = program !== null;
@@ -406,6 +412,7 @@ export class Engine {
       const spmd = (whole: Graph): Graph => {
         parts = partition(whole, {
           mesh,
+          contextParallel: this.contextParallel,
           inputs: inputs.map(layoutOf),
           outputs: roots.map((root) => layouts.get(root) ?? null),
         });
@@ -459,11 +466,12 @@ const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? 
 /** The recorded program and where its ends lie: what a program compiled for a mesh depends on. */
 function keyOnMesh(
   mesh: Mesh,
+  contextParallel: ContextParallel,
   { words, inputs }: Encoded,
   roots: readonly Node[],
   layouts: ReadonlyMap<Node, Dims>,
 ): Uint32Array {
-  const more = [...mesh.sizes];
+  const more = [...mesh.sizes, contextParallels.indexOf(contextParallel)];
   for (const node of inputs) more.push(...encodeDims(layoutOf(node)));
   for (const root of roots) {
     const layout = layouts.get(root);
