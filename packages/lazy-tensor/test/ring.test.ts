@@ -139,6 +139,33 @@ describe("ring attention on virtual devices", () => {
     expect(both.counts.has("all_gather")).toBe(false);
   });
 
+  it("holds as much whatever the number of devices, for parts of one length", async () => {
+    const length = 512;
+    const arenaBytes = async (devices: number): Promise<number> => {
+      engine = configure({ device: "null", virtualDevices: devices, contextParallel: "ring" });
+      const mesh = new Mesh({ context: devices });
+      const [q, k, v] = [1, 2, 3].map(() => {
+        const shape = [1, H, length * devices, K];
+        const x = tensor(new Float32Array(shape.reduce((n, size) => n * size)), { shape });
+        return markSharding(x, mesh, sequence);
+      });
+      await sync(q, k, v);
+      for (const x of [q, k, v]) x.requiresGrad_();
+      let most = 0;
+      engine.events.compile$.subscribe(({ info }) => {
+        most = Math.max(most, info.arenaBytes);
+      });
+      F.scaledDotProductAttention(q, k, v, { causal: true }).sum().backward();
+      await sync();
+      engine.device.close();
+      engine = null;
+      return most;
+    };
+    const few = await arenaBytes(4);
+    expect(few).toBeGreaterThan(length * H * K * 4);
+    expect((await arenaBytes(16)) / few).toBeLessThan(1.2);
+  });
+
   it("a program of one mode is not taken for the other's", async () => {
     const mesh = new Mesh({ context: 2 });
     engine = configure({ device: "cpu", virtualDevices: 2 });
