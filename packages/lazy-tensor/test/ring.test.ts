@@ -118,6 +118,19 @@ describe("ring attention on virtual devices", () => {
           }
         });
 
+  for (const groups of [4, 2])
+    it(`zig-zag over 2 and 4 devices, ${groups} key heads`, async () => {
+      const of = { groups, causal: true, length: 280 };
+      const wanted = await attend(of, null);
+      for (const devices of [2, 4]) {
+        const mesh = new Mesh({ context: devices });
+        const found = await attend(of, { mesh, spec: sequence, mode: "zigzag" });
+        expectClose(found, wanted);
+        expect(found.counts.get("attention")).toBe(3 * devices);
+        for (const shape of found.shapes) expect(shape).not.toContain(of.length);
+      }
+    });
+
   it("beside divided batch and heads, and with Ulysses over a second axis", async () => {
     const of = { groups: 4, causal: true, length: 64 };
     const wanted = await attend(of, null);
@@ -139,32 +152,35 @@ describe("ring attention on virtual devices", () => {
     expect(both.counts.has("all_gather")).toBe(false);
   });
 
-  it("holds as much whatever the number of devices, for parts of one length", async () => {
-    const length = 512;
-    const arenaBytes = async (devices: number): Promise<number> => {
-      engine = configure({ device: "null", virtualDevices: devices, contextParallel: "ring" });
-      const mesh = new Mesh({ context: devices });
-      const [q, k, v] = [1, 2, 3].map(() => {
-        const shape = [1, H, length * devices, K];
-        const x = tensor(new Float32Array(shape.reduce((n, size) => n * size)), { shape });
-        return markSharding(x, mesh, sequence);
-      });
-      await sync(q, k, v);
-      for (const x of [q, k, v]) x.requiresGrad_();
-      let most = 0;
-      engine.events.compile$.subscribe(({ info }) => {
-        most = Math.max(most, info.arenaBytes);
-      });
-      F.scaledDotProductAttention(q, k, v, { causal: true }).sum().backward();
-      await sync();
-      engine.device.close();
-      engine = null;
-      return most;
-    };
-    const few = await arenaBytes(4);
-    expect(few).toBeGreaterThan(length * H * K * 4);
-    expect((await arenaBytes(16)) / few).toBeLessThan(1.2);
-  });
+  it.each(["ring", "zigzag"] as const)(
+    "%s holds as much whatever the number of devices, for parts of one length",
+    async (mode) => {
+      const length = 512;
+      const arenaBytes = async (devices: number): Promise<number> => {
+        engine = configure({ device: "null", virtualDevices: devices, contextParallel: mode });
+        const mesh = new Mesh({ context: devices });
+        const [q, k, v] = [1, 2, 3].map(() => {
+          const shape = [1, H, length * devices, K];
+          const x = tensor(new Float32Array(shape.reduce((n, size) => n * size)), { shape });
+          return markSharding(x, mesh, sequence);
+        });
+        await sync(q, k, v);
+        for (const x of [q, k, v]) x.requiresGrad_();
+        let most = 0;
+        engine.events.compile$.subscribe(({ info }) => {
+          most = Math.max(most, info.arenaBytes);
+        });
+        F.scaledDotProductAttention(q, k, v, { causal: true }).sum().backward();
+        await sync();
+        engine.device.close();
+        engine = null;
+        return most;
+      };
+      const few = await arenaBytes(4);
+      expect(few).toBeGreaterThan(length * H * K * 4);
+      expect((await arenaBytes(16)) / few).toBeLessThan(1.2);
+    },
+  );
 
   it("a program of one mode is not taken for the other's", async () => {
     const mesh = new Mesh({ context: 2 });

@@ -14,11 +14,11 @@ import {
   withRecorder,
 } from "@lazuli/fx-trace";
 import { bytesOf, chooseAssignment } from "./choose.js";
+import { contextPlan, runContext } from "./context.js";
 import { handlers, localAttrs } from "./local_ops.js";
 import type { Mesh } from "./mesh.js";
 import { isLayout, type Plan, propagate } from "./plan.js";
 import { identityOf, type Local, type Partial, Resharder } from "./reshard.js";
-import { contextPlan, runContext } from "./ring.js";
 import { type Factors, fits, joinAxes } from "./rule.js";
 import { type Dims, decodeDims, isUneven, localShape, replicated, sameDims } from "./spec.js";
 import type { ContextParallel, Partitioned, PartitionRequest } from "./types.js";
@@ -96,7 +96,7 @@ const call = (op: OpDef, inputs: readonly Node[], attrs: Node["attrs"]): Node =>
   (op as OpDef & ((inputs: readonly Node[], attrs: Node["attrs"]) => Node))(inputs, attrs);
 
 /**
- * Attention of queries and keys that are no one sequence in even parts (ring.ts) needs them whole: axes that divide them
+ * Attention of queries and keys that are no one sequence in even parts (context.ts) needs them whole: axes that divide them
  * go to the heads, where they divide these evenly, so that one exchange before and one after take the place of gathering.
  */
 function withHeads(

@@ -1,7 +1,7 @@
 import type { Graph, Node } from "@lazuli/fx-trace";
 import { chooseAssignment } from "./choose.js";
+import { sequenceFactors } from "./context.js";
 import type { Mesh } from "./mesh.js";
-import { sequenceFactors } from "./ring.js";
 import { type Factors, factorsOf, joinAxes } from "./rule.js";
 import { type Dims, decodeDims, replicated } from "./spec.js";
 import type { PartitionRequest } from "./types.js";
@@ -147,7 +147,7 @@ function spread(plan: Plan, node: Node): readonly Node[] {
   const operands = node.inputs.map((x) => plan.of(x));
   const results = node.types.map((_, i) => plan.ofResult(node, i));
   if (operands.every(isWhole) && results.every(isWhole)) return [];
-  // What an attention gives lies along the sequence as its operands do, however it gets there (ring.ts).
+  // What an attention gives lies along the sequence as its operands do, however it gets there (context.ts).
   const f = sequenceFactors(node) ?? plan.factorsOf(node);
   const assigned = chooseAssignment(node, f, mesh, operands, results);
   if (assigned.size === 0) return [];

@@ -4,9 +4,10 @@ import type { Dims } from "./spec.js";
 
 /**
  * Who gets the mesh axes that divide the sequence of an attention: the heads (DeepSpeed Ulysses), a ring that keys and
- * values go around (ring attention), or of several axes the heads the last and the ring the others.
+ * values go around (ring attention), such a ring with the work under a causal mask shared evenly (for an exchange before and
+ * after), or of several axes the heads the last and the ring the others.
  */
-export const contextParallels = ["ulysses", "ring", "ulysses+ring"] as const;
+export const contextParallels = ["ulysses", "ring", "zigzag", "ulysses+ring"] as const;
 export type ContextParallel = (typeof contextParallels)[number];
 
 /** How the ends of a graph lie over the mesh, and what the partitioner may not choose itself. */

@@ -1,5 +1,6 @@
 import {
   buildGraph,
+  type DType,
   formatType,
   type Graph,
   input,
@@ -11,7 +12,7 @@ import {
 import { describe, expect, it } from "vitest";
 import { type ContextParallel, type Dims, Mesh, type PartitionRequest, partition } from "../src/index.js";
 import { evaluate } from "./reference.js";
-import { simulate } from "./simulate.js";
+import { divide, runLocal, simulate } from "./simulate.js";
 
 interface Sizes {
   readonly B: number;
@@ -25,6 +26,7 @@ interface Attention extends Sizes {
   readonly causal: boolean;
   readonly offset: number;
   readonly withLse: boolean;
+  readonly dtype: DType;
 }
 
 const standard: Attention = {
@@ -32,10 +34,11 @@ const standard: Attention = {
   causal: true,
   offset: 0,
   withLse: false,
+  dtype: "float32",
 };
 
 /** q, k, v, dout, dlse → out, lse, dq, dk, dv. */
-function attention({ B, H, G, T, K, Kv, causal, offset, withLse }: Attention): Graph {
+function attention({ B, H, G, T, K, Kv, causal, offset, withLse, dtype }: Attention): Graph {
   const attrs = { causal, offset, scale: 0.6 };
   const shapes = [
     [B, H, T, K],
@@ -45,7 +48,9 @@ function attention({ B, H, G, T, K, Kv, causal, offset, withLse }: Attention): G
     [B, H, T],
   ];
   return buildGraph(() => {
-    const [q, k, v, dout, dlse] = shapes.map((shape, index) => input([], { index, shape, dtype: "float32" }));
+    const [q, k, v, dout, dlse] = shapes.map((shape, index) =>
+      input([], { index, shape, dtype: index === 4 ? "float32" : dtype }),
+    );
     const [out, lse] = resultsOf(ops.attention([q, k, v], attrs));
     const rows = withLse ? [dout, dlse] : [dout];
     const grads = resultsOf(ops.attention_grad([q, k, v, out, lse, ...rows], attrs));
@@ -108,12 +113,13 @@ const collectives = (graph: Graph): Record<string, number> =>
 /** Permutes of n devices, forward and backward: k and v twice, dk and dv once more than there are steps between. */
 const permutes = (n: number): number => 2 * (n - 1) + 2 * (n - 1) + 2 * n;
 
+const heads = [
+  { H: 4, G: 4 },
+  { H: 4, G: 2 },
+  { H: 3, G: 1 },
+];
+
 describe("ring attention gives what one device gives", () => {
-  const heads = [
-    { H: 4, G: 4 },
-    { H: 4, G: 2 },
-    { H: 3, G: 1 },
-  ];
   for (const n of [2, 4])
     for (const causal of [false, true])
       it.each(heads)(`n = ${n}, causal ${causal}, %j`, (of) => {
@@ -165,6 +171,77 @@ describe("ring attention gives what one device gives", () => {
   });
 });
 
+describe("zig-zag gives what one device gives", () => {
+  for (const n of [2, 3, 4])
+    it.each(heads)(`n = ${n}, %j`, (of) => {
+      for (const withLse of [false, true]) {
+        const { local, outputs } = check({ ...of, withLse }, { mesh: line(n), mode: "zigzag" });
+        expect(count(local, "attention")).toBe(3 * n);
+        expect(Object.keys(collectives(local))).toEqual(["collective_permute"]);
+        for (const dims of outputs) expect(dims[2]).toEqual([0]);
+        expect(local.nodes.flatMap(({ types }) => types).filter(({ shape }) => shape.includes(24))).toEqual(
+          [],
+        );
+      }
+    });
+
+  it("beside divided batch and heads, and around two axes", () => {
+    const mesh = new Mesh({ data: 2, context: 2, tensor: 2 });
+    check({}, { mesh, mode: "zigzag", batch: [0], heads: [2], sequence: [1] });
+    check({}, { mesh: new Mesh({ a: 2, b: 2 }), mode: "zigzag", sequence: [1, 0] });
+  });
+
+  it("is the plain ring without a mask, with another offset, and for parts of odd length", () => {
+    for (const given of [{ causal: false }, { offset: 3 }, { offset: -3 }, { T: 20 }])
+      expect(collectives(check(given, { mesh: line(4), mode: "zigzag" }).local)).toEqual({
+        collective_permute: permutes(4),
+      });
+  });
+
+  /** By step and device, the (query, key) pairs that see each other in `blocks` calls of attention. */
+  function pairs(mode: ContextParallel, blocks: number): number[][] {
+    const mesh = line(4);
+    const asked = request({ mesh, mode });
+    const graph = attention(standard);
+    const { graph: local } = partition(graph, asked);
+    const calls = local.nodes.filter(({ op }) => op.name === "attention");
+    const shifts = calls.flatMap(({ inputs }) => (inputs[3] ? [inputs[3]] : []));
+    const parts = graph.inputs.map((type, i) =>
+      divide(mesh, type, asked.inputs[i], new Float64Array(sizeOf(type.shape))),
+    );
+    const found = runLocal({ ...local, outputs: shifts }, mesh, parts);
+    const steps: number[][] = [];
+    for (const [i, { inputs, attrs }] of calls.entries()) {
+      const length = inputs[0].shape[2];
+      steps[Math.floor(i / blocks)] ??= [0, 0, 0, 0];
+      for (let device = 0; device < 4; device++) {
+        const shift = inputs[3] ? found[shifts.indexOf(inputs[3])][device].data[0] : 0;
+        for (let query = 0; query < length; query++)
+          steps[Math.floor(i / blocks)][device] += attrs.causal
+            ? Math.min(Math.max(query + shift + 1, 0), length)
+            : length;
+      }
+    }
+    return steps;
+  }
+
+  it("every device has the same work in every step", () => {
+    // Parts of 6 positions, chunks of 3.
+    expect(pairs("zigzag", 3)).toEqual([
+      [21, 21, 21, 21],
+      [18, 18, 18, 18],
+      [18, 18, 18, 18],
+      [18, 18, 18, 18],
+    ]);
+    expect(pairs("ring", 1)).toEqual([
+      [21, 21, 21, 21],
+      [0, 36, 36, 36],
+      [0, 0, 36, 36],
+      [0, 0, 0, 36],
+    ]);
+  });
+});
+
 describe("what a device holds and does in a ring", () => {
   it("has no tensor with the whole sequence in it", () => {
     for (const causal of [false, true]) {
@@ -189,6 +266,22 @@ describe("what a device holds and does in a ring", () => {
       node.op.name === "attention" || node.inputs.some((x) => x.op.name !== "input" && own(x));
     const forward = sent.slice(0, 6).map((i) => local.nodes[i]);
     expect(forward.filter(own)).toEqual([]);
+  });
+
+  it("adds up half types in float32, and sends their gradients so", () => {
+    for (const mode of ["ring", "zigzag"] as const) {
+      const { local } = check({ dtype: "bfloat16" }, { mesh: line(4), mode });
+      const sums = local.nodes.filter(({ op, shape }) => op.name === "add" && shape.length === 4);
+      expect(new Set(sums.map(({ dtype }) => dtype))).toEqual(new Set(["float32"]));
+      const sent = local.nodes.filter(({ op }) => op.name === "collective_permute");
+      const made = sent.filter(
+        ({ inputs: [x] }) => ["add", "cast"].includes(x.op.name) && x.dtype === "float32",
+      );
+      expect(made.length).toBeGreaterThanOrEqual(2 * 4);
+      expect(local.outputs.map(({ dtype }) => dtype)).toEqual([
+        ...["bfloat16", "float32", "bfloat16", "bfloat16", "bfloat16", "float32"],
+      ]);
+    }
   });
 
   it("gives each step its own shift, and the first none", () => {
