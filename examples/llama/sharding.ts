@@ -1,4 +1,5 @@
 import {
+  engine,
   fullyShard,
   Mesh,
   markSharding,
@@ -13,7 +14,17 @@ import type { Llama } from "./model.js";
 // How a Llama is laid out over a mesh: annotations only, the model's own code does not change. Axes: `data` and `fsdp`
 // divide the batch, `tensor` the weights, `context` the sequence.
 
-export const strategies = ["none", "ddp", "fsdp", "hsdp", "tp", "tp+sp", "ulysses", "ring"] as const;
+export const strategies = [
+  "none",
+  "ddp",
+  "fsdp",
+  "hsdp",
+  "tp",
+  "tp+sp",
+  "ulysses",
+  "ring",
+  "zigzag",
+] as const;
 export type Strategy = (typeof strategies)[number];
 
 /** The mesh axes a strategy needs. */
@@ -26,6 +37,7 @@ const axesOf: Readonly<Record<Strategy, readonly string[]>> = {
   "tp+sp": ["tensor"],
   ulysses: ["context"],
   ring: ["context"],
+  zigzag: ["context"],
 };
 
 /** `data=2,tensor=2` as a mesh. Throws UsageError. */
@@ -64,17 +76,24 @@ const tensorParallel: Readonly<Record<string, PartitionSpec>> = {
   "model.layers.*.mlp.down_proj.weight": [null, "tensor"],
 };
 
-/** Annotates the model; gives back what lays out a batch of ids [B, T]. Call it before the optimizer is made. */
+/**
+ * Annotates the model, and tells the engine who gets the axes of the sequence in attention; gives back what lays out a
+ * batch of ids [B, T]. Call it before the optimizer is made.
+ */
 export function shardLlama(model: Llama, mesh: Mesh, chosen: readonly Strategy[]): (ids: Tensor) => Tensor {
   if (chosen.every((name) => name === "none")) return (ids) => ids;
   const has = (...names: Strategy[]): boolean => names.some((name) => chosen.includes(name));
   const batch = ["data", "fsdp"].filter((axis) => mesh.axisNames.includes(axis));
-  const sequence = [...(has("ulysses", "ring") ? ["context"] : []), ...(has("tp+sp") ? ["tensor"] : [])];
+  const sequence = [
+    ...(has("ulysses", "ring", "zigzag") ? ["context"] : []),
+    ...(has("tp+sp") ? ["tensor"] : []),
+  ];
   if (has("tp", "tp+sp"))
     shardModule(model, mesh, {
       ...tensorParallel,
       ...(model.lm_head ? { "lm_head.weight": ["tensor", null] } : {}),
     });
+  engine().contextParallel = has("zigzag") ? "zigzag" : has("ring") ? "ring" : "ulysses";
   const stream: PartitionSpec = [batch, sequence, null];
   shardActivations(model, mesh, { "model.embed_tokens": stream, "model.layers.*": stream });
   if (has("tp+sp")) {

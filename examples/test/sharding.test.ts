@@ -66,6 +66,10 @@ const layouts = [
   ["context=2", "ulysses"],
   ["context=8", "ulysses"],
   ["data=2,context=2", "ddp,ulysses"],
+  ["context=2", "ring"],
+  ["context=8", "ring"],
+  ["context=4", "zigzag"],
+  ["fsdp=2,context=2,tensor=2", "fsdp,ring,tp"],
 ] as const;
 
 // b: grouped queries, tied embeddings; c, d: sizes that the meshes do not divide.
@@ -77,9 +81,14 @@ describe.each(["a", "b", "c", "d"])("Llama %s", (name) => {
     alone ??= await losses(config, open(null), () => (ids) => ids);
     engine?.device.close();
     const mesh = parseMesh(meshText);
-    const meshed = await losses(config, open(mesh), (model) =>
-      shardLlama(model, mesh, parseStrategies(strategy, mesh)),
-    );
+    const ops = new Set<string>();
+    const meshed = await losses(config, open(mesh), (model) => {
+      engine?.events.compile$.subscribe(({ graph }) => {
+        for (const { op } of graph.nodes) ops.add(op.name);
+      });
+      return shardLlama(model, mesh, parseStrategies(strategy, mesh));
+    });
+    if (/ring|zigzag/.test(strategy)) expect(ops).toContain("collective_permute");
     meshed.forEach((loss, step) => {
       const expected = (alone as number[])[step];
       expect(

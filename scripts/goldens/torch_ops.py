@@ -265,7 +265,8 @@ def rope(x, cos, sin, interleaved, inverse):
 
 
 @op
-def attention(q, k, v, causal, offset, scale):
+def attention(q, k, v, shift=None, *, causal, offset, scale):
+    offset += 0 if shift is None else shift.item()
     length, keys = q.shape[2], k.shape[2]
     groups = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
@@ -281,8 +282,10 @@ def attention(q, k, v, causal, offset, scale):
 
 
 @op
-def attention_grad(q, k, v, out, lse, dout, dlse=None, **attrs):
-    return derivative(lambda q, k, v: attention(q, k, v, **attrs))([q, k, v], [dout, dlse])
+def attention_grad(q, k, v, out, lse, dout, *more, **attrs):
+    shift = more[-1] if more and not more[-1].is_floating_point() else None
+    dlse = more[0] if more and more[0] is not shift else None
+    return derivative(lambda q, k, v: attention(q, k, v, shift, **attrs))([q, k, v], [dout, dlse])
 
 
 @op

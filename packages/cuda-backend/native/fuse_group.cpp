@@ -11,6 +11,10 @@ constexpr size_t kMostNodes = 64;  // in a kernel: its tiles must stay in L1
 constexpr size_t kMostStreams =
     16;  // full-size values that a kernel reads and writes: the processor's prefetchers follow about as many
 
+// Full-size results of library kernels that a kernel waits for: each lies in memory until the last is there.
+// What the steps of a ring give is added up as they go, not at the end.
+constexpr size_t kMostAwaited = 4;
+
 /// A stretch of an iteration space seen as the row-major line of its elements: the dim of stride `low` and
 /// extent high / low.
 struct Interval {
@@ -182,6 +186,9 @@ class Grouper {
     streams.insert(streams.end(), from.streams.begin(), from.streams.end());
     sortUnique(streams);
     if (streams.size() > kMostStreams) return false;
+    const auto awaited = std::count_if(streams.begin(), streams.end(),
+                                       [&](ValueId value) { return fusion_.roleOf(value) == Role::library; });
+    if (static_cast<size_t>(awaited) > kMostAwaited) return false;
     std::vector<int64_t> boundaries;
     std::set_union(into.boundaries.begin(), into.boundaries.end(), from.boundaries.begin(),
                    from.boundaries.end(), std::back_inserter(boundaries));

@@ -76,11 +76,19 @@ Types attentionTypes(const NodeCheck& check) {
   check.require(-kMostOffset <= offset && offset <= kMostOffset, "the offset is out of range");
   TensorType out{q.dtype, {batch, heads, q.shape[2], v.shape[3]}};
   TensorType row{DType::f32, {batch, heads, q.shape[2]}};
-  if (check.node.op == Op::attention) return {out, row};
+  // The shift is int32 and the last; the one other operand that may be there is float32.
+  const size_t last = check.operandCount() - 1;
+  const auto requireShift = [&] { check.requireType(last, DType::i32, {}); };
+  if (check.node.op == Op::attention) {
+    if (last == 3) requireShift();
+    return {out, row};
+  }
   check.requireSameType(3, out);
   check.requireSameType(4, row);
   check.requireSameType(5, out);
-  if (check.operandCount() == 7) check.requireSameType(6, row);
+  const bool shifted = last == 7 || (last == 6 && check[6].dtype == DType::i32);
+  if (shifted) requireShift();
+  if (last == 7 || (last == 6 && !shifted)) check.requireSameType(6, row);
   return {q, k, v};
 }
 

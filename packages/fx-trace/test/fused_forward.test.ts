@@ -131,6 +131,24 @@ describe("attention", () => {
     expectClose(lse, wanted.lse);
   });
 
+  it.each([
+    [0, 2],
+    [3, -4], // one row sees nothing
+    [1, 2 ** 31 - 1],
+    [0, -(2 ** 31)],
+  ])("offset %i and shift %i are one offset", (offset, shift) => {
+    const of = sizes;
+    const q = given([of.B, of.H, of.T, of.K], 1);
+    const k = given([of.B, of.G, of.S, of.K], 2);
+    const v = given([of.B, of.G, of.S, of.Kv], 3);
+    const by: Given = { shape: [], data: [shift], dtype: "int32" };
+    const attrs = { causal: true, offset, scale: 0.7 };
+    const [out, lse] = valuesOf([q, k, v, by], (inputs) => ops.attention(inputs, attrs));
+    const wanted = formula.attention(of, [q.data, k.data, v.data], { ...attrs, offset: offset + shift });
+    expectClose(out, wanted.out);
+    expectClose(lse, wanted.lse);
+  });
+
   it("does not overflow", () => {
     const q = { shape: [1, 1, 1, 1], data: [1000] };
     const k = { shape: [1, 1, 2, 1], data: [1, -1] };

@@ -63,6 +63,19 @@ const calls: readonly Call[] = [
   ["attention", (x) => ops.attention(x, see), [q, k, v], [out, lse]],
   ["attention_grad", (x) => ops.attention_grad(x, see), [q, k, v, out, lse, out], [q, k, v]],
   ["attention_grad, dlse", (x) => ops.attention_grad(x, see), [q, k, v, out, lse, out, lse], [q, k, v]],
+  ["attention, shift", (x) => ops.attention(x, see), [q, k, v, "int32[]"], [out, lse]],
+  [
+    "attention_grad, shift",
+    (x) => ops.attention_grad(x, see),
+    [q, k, v, out, lse, out, "int32[]"],
+    [q, k, v],
+  ],
+  [
+    "attention_grad, dlse and shift",
+    (x) => ops.attention_grad(x, see),
+    [q, k, v, out, lse, out, lse, "int32[]"],
+    [q, k, v],
+  ],
   [
     "cross_entropy",
     (x) => ops.cross_entropy(x, loss),
@@ -239,6 +252,31 @@ const refusals: readonly Refusal[] = [
     () => ops.attention_grad(inputs(q, k, v, out, lse, out, "float16[2, 4, 3]"), see),
     DTypeError,
     "[attention_grad] dlse must be float32[2, 4, 3], as lse, but is float16[2, 4, 3]",
+  ],
+  [
+    () => ops.attention(inputs(q, k, v, "int64[]"), see),
+    DTypeError,
+    "[attention] shift must be int32[], a scalar, but is int64[]",
+  ],
+  [
+    () => ops.attention(inputs(q, k, v, "int32[1]"), see),
+    ShapeError,
+    "[attention] shift must be int32[], a scalar, but is int32[1]",
+  ],
+  [
+    () => ops.attention_grad(inputs(q, k, v, out, lse, out, "int32[2]"), see),
+    ShapeError,
+    "[attention_grad] shift must be int32[], a scalar, but is int32[2]",
+  ],
+  [
+    () => ops.attention_grad(inputs(q, k, v, out, lse, out, "int32[]", lse), see),
+    DTypeError,
+    "[attention_grad] dlse must be float32[2, 4, 3], as lse, but is int32[]",
+  ],
+  [
+    () => ops.attention_grad(inputs(q, k, v, out, lse, out, lse, lse), see),
+    DTypeError,
+    "[attention_grad] shift must be int32[], a scalar, but is float32[2, 4, 3]",
   ],
   [
     () => ops.cross_entropy(inputs("float32[2, 3, 4]", "int64[2]"), loss),

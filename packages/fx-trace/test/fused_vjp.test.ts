@@ -70,6 +70,23 @@ const attentions: Case[] = (
   ];
 });
 
+/** The same offsets as sums of the attribute and the operand. */
+const shifted: Case[] = [
+  [0, 1],
+  [-3, 2],
+].map(([offset, shift]): Case => {
+  const attrs = { causal: true, offset, scale: 0.8 };
+  return [
+    `attention (offset ${offset} and shift ${shift})`,
+    (...operands) => {
+      const [out, lse] = resultsOf(ops.attention(operands, attrs));
+      return offset + shift < 0 ? [out] : [out, wide(lse)];
+    },
+    ...[floats(1, 4, 2, 3), floats(1, 2, 3, 3), floats(1, 2, 3, 2)],
+    { shape: [], data: [shift], dtype: "int32" } as const,
+  ];
+});
+
 const target = { shape: [4], data: [2, -1, 0, 3], dtype: "int64" } as const;
 const losses: Case[] = [0, 0.2].flatMap((label_smoothing): Case[] => {
   const attrs = { ignore_index: -1, label_smoothing };
@@ -92,7 +109,7 @@ const losses: Case[] = [0, 0.2].flatMap((label_smoothing): Case[] => {
 });
 
 describe("vjps of fused ops agree with central differences, twice", { timeout: 60_000 }, () => {
-  for (const [name, fn, ...operands] of [...rows, ...ropes, ...attentions, ...losses]) {
+  for (const [name, fn, ...operands] of [...rows, ...ropes, ...attentions, ...shifted, ...losses]) {
     it(name, () => checkGradients(fn, operands));
   }
 

@@ -21,7 +21,9 @@ import {
   withRecorder,
 } from "@lazuli/fx-trace";
 import {
+  type ContextParallel,
   combineSmallSums,
+  contextParallels,
   type Dims,
   encodeDims,
   type Mesh,
@@ -54,8 +56,8 @@ export interface Holder {
 /** A holder of a gradient: kept if it still has one when the step is taken. */
 export interface GradHolder {
   readonly grad: { readonly node: Node } | null;
-  readonly layout: Dims | null;
-  /** Where not `layout`. */
+  readonly presentLayout: Dims | null;
+  /** Where not as the value itself. */
   readonly gradLayout: Dims | null;
 }
 
@@ -83,6 +85,8 @@ export class Engine {
   private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
   /** Takes the time of every kernel; on under LAZULI_DEBUG=2. */
   profiling = debugLevel() >= 2;
+  /** How attention over a sequence that is divided is computed: of the programs compiled from now on. */
+  contextParallel: ContextParallel;
 
   constructor(
     @inject(TOKENS.device) readonly device: NativeDevice,
@@ -92,6 +96,7 @@ export class Engine {
     this.pool = new BufferPool(device);
     this.cache = new ProgramCache(options.cacheCapacity, (program) => device.release(program.executable));
     this.randomState.seed = options.seed;
+    this.contextParallel = options.contextParallel;
   }
 
   /** Makes this engine's pending graph the one that ops are recorded in. */
@@ -298,10 +303,10 @@ export class Engine {
       const old = holder.committed;
       if (old && old !== holder.node.storage && old.state === "live") replaced.add(old);
     }
-    for (const { grad, layout, gradLayout } of this.gradHolders) {
+    for (const { grad, presentLayout, gradLayout } of this.gradHolders) {
       if (!grad) continue;
       roots.add(grad.node);
-      if (onMesh) layouts.set(grad.node, gradLayout ?? layout ?? replicated(grad.node.shape.length));
+      if (onMesh) layouts.set(grad.node, gradLayout ?? presentLayout ?? replicated(grad.node.shape.length));
     }
     for (const node of this.kept) roots.add(node);
     for (const node of this.visible) if (node.useCount === 0) roots.add(node);
@@ -327,7 +332,8 @@ export class Engine {
     const nodes = reachable(roots, isInput);
     for (const node of nodes) if (node.storage !== null) this.requireLive(node, node.storage as DeviceBuffer);
     const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
-    const key = this.currentMesh ? keyOnMesh(this.currentMesh, encoded, roots, layouts) : encoded.words;
+    const mesh = this.currentMesh;
+    const key = mesh ? keyOnMesh(mesh, this.contextParallel, encoded, roots, layouts) : encoded.words;
     const hash = hashWords(key);
     let program = this.cache.find(hash, key);
     const cached = program !== null;
@@ -424,6 +430,7 @@ export class Engine {
       const spmd = (whole: Graph): Graph => {
         parts = partition(whole, {
           mesh,
+          contextParallel: this.contextParallel,
           inputs: inputs.map(layoutOf),
           outputs: roots.map((root) => layouts.get(root) ?? null),
         });
@@ -471,8 +478,9 @@ export class Engine {
   }
 }
 
-/** State that was not laid out stays whole: it would else take whatever layout a step leaves it in, and the next differ. */
-const stateLayout = ({ layout }: Holder, node: Node): Dims => layout ?? replicated(node.shape.length);
+/** State stays where it is: it would else take whatever layout a step leaves it in, and the next step differ. */
+const stateLayout = ({ layout, committed }: Holder, node: Node): Dims =>
+  layout ?? committed?.layout ?? replicated(node.shape.length);
 
 /** How a computed value lies over the mesh. */
 const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? replicated(node.shape.length);
@@ -480,11 +488,12 @@ const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? 
 /** The recorded program and where its ends lie: what a program compiled for a mesh depends on. */
 function keyOnMesh(
   mesh: Mesh,
+  contextParallel: ContextParallel,
   { words, inputs }: Encoded,
   roots: readonly Node[],
   layouts: ReadonlyMap<Node, Dims>,
 ): Uint32Array {
-  const more = [...mesh.sizes];
+  const more = [...mesh.sizes, contextParallels.indexOf(contextParallel)];
   for (const node of inputs) more.push(...encodeDims(layoutOf(node)));
   for (const root of roots) {
     const layout = layouts.get(root);

@@ -16,7 +16,13 @@ export {
   ValueError,
   withScope,
 } from "@lazuli/fx-trace";
-export { Mesh, mesh1d, type PartitionSpec, ShardingError } from "@lazuli/sharding";
+export {
+  type ContextParallel,
+  Mesh,
+  mesh1d,
+  type PartitionSpec,
+  ShardingError,
+} from "@lazuli/sharding";
 export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
 export * from "./creation.js";
 export * from "./data/index.js";

@@ -1,4 +1,5 @@
 import type { OpDef } from "@lazuli/fx-trace";
+import type { ContextParallel } from "@lazuli/sharding";
 
 export interface EngineOptions {
   /** Compiled programs kept; the one used longest ago goes first. */
@@ -13,6 +14,8 @@ export interface EngineOptions {
   readonly wantText: boolean;
   /** Whether the device has a kernel for the op; the others are decomposed. */
   readonly supports: (op: OpDef) => boolean;
+  /** How attention over a divided sequence is computed; `Engine.contextParallel` changes it. */
+  readonly contextParallel: ContextParallel;
 }
 
 /** What the container composes; tests register their own. */

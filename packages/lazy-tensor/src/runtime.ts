@@ -40,6 +40,7 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     verifyPasses: false,
     wantText: debugLevel() >= 4,
     supports: (op) => op.lower !== "composite",
+    contextParallel: "ulysses",
     ...engine,
   });
   container.register(TOKENS.device, {

@@ -2,6 +2,8 @@ import { createContainer, Engine, TOKENS, useEngine } from "../src/index.js";
 
 /** A device that holds bytes and runs nothing: enough for what only stores and loads tensors. */
 class MemoryDevice {
+  readonly deviceCount = 1;
+  readonly localDevices = [0];
   private readonly buffers = new Map<number, Uint8Array>();
 
   upload(id: number, bytes: ArrayBufferView): void {

@@ -11,12 +11,14 @@ import {
   flipped,
   forward,
   heads,
+  i32,
   type Leaf,
   normal,
   type Operand,
   type Sample,
   shapeOf,
   type Tolerance,
+  values,
 } from "./ops.samples.types.js";
 
 const causal = (offset = 0, scale = 0.25): Attrs => ({ causal: true, offset, scale });
@@ -72,6 +74,20 @@ const halfCases: readonly Case[] = [
   ["float16", qkv({ h: 4, g: 2, t: 37, s: 37, k: 16 }, f16), causal()],
   ["bfloat16 open", qkv({ t: 5, s: 70, k: 32 }, bf16), open(0.18)],
 ];
+/** The offset is the attribute's and the last operand's sum; no row's lse is -inf. */
+type ShiftedCase = readonly [...Case, shift: number];
+const shiftedCases: readonly ShiftedCase[] = [
+  ["shift", qkv({ t: 9, s: 13 }), causal(1), 3],
+  ["shift back to nothing", qkv({ h: 4, g: 2, t: 70, s: 70, k: 16 }), causal(5), -5],
+  ["shift past all keys", qkv({ t: 5, s: 67 }), causal(), 2 ** 31 - 1],
+  ["shift, open", qkv({ t: 4, s: 6 }), open(), -100],
+];
+const blindShiftedCases: readonly ShiftedCase[] = [
+  ["shift, blind rows", qkv({ h: 4, g: 2, t: 9, s: 9 }), causal(2), -5],
+  ["shift, blocks of blind rows", qkv({ t: 140, s: 66, k: 16 }), causal(), -130],
+  ["shift before all keys", qkv({ t: 4, s: 5 }), causal(3), -(2 ** 31)],
+];
+const halfShifted: ShiftedCase = ["shift, bfloat16", qkv({ h: 4, g: 2, t: 7, s: 9 }, bf16), causal(), -1];
 const emptyCases: readonly Case[] = [
   ["no keys", qkv({ t: 3, s: 0 }), open()],
   ["no queries", qkv({ t: 0, s: 3 }), causal()],
@@ -82,7 +98,8 @@ const emptyCases: readonly Case[] = [
 function gradOperands(inputs: readonly Leaf[], withLse: boolean): Operand[] {
   const [q, , v] = inputs.map(shapeOf);
   const leaf = (shape: readonly number[]): Leaf => ({ shape, dtype: inputs[0].dtype, fill: normal() });
-  const results = [0, 1].map((result) => ({ op: "attention", of: [0, 1, 2], result }) as const);
+  const of = inputs.map((_, i) => i);
+  const results = [0, 1].map((result) => ({ op: "attention", of, result }) as const);
   const dout = leaf([...q.slice(0, 3), v[3]]);
   return [...inputs, ...results, dout, ...(withLse ? [f32(q.slice(0, 3))] : [])];
 }
@@ -98,11 +115,29 @@ const fromResults: Partial<Record<DType, Tolerance>> = {
 };
 const toleranceOf = (inputs: readonly Leaf[]): Tolerance => fromResults[inputs[0].dtype] ?? accumulated;
 
-const attentionOf = ([name, inputs, attrs]: Case, cotangents = [0]): Sample =>
+const attentionOf = ([given, inputs, attrs]: Case, cotangents = [0], name = given): Sample =>
   differentiated(name, inputs, attrs, { ...accumulated, gradAs: toleranceOf(inputs).as }, cotangents);
 
 const gradOf = ([name, inputs, attrs]: Case, tolerance = toleranceOf(inputs)): Sample =>
   forward(name, gradOperands(inputs, false), attrs, tolerance);
+
+/** q, k, v and the shift. */
+const withShift = ([name, inputs, attrs, shift]: ShiftedCase): Case => [
+  name,
+  [...inputs, i32([], values(shift))],
+  attrs,
+];
+
+/** The shift is the last operand, after the cotangents. */
+function shiftedGradOf(each: ShiftedCase, withLse = false): Sample {
+  const [name, inputs, attrs] = withShift(each);
+  const operands = gradOperands(inputs, withLse);
+  const args = [...operands.map((_, i) => i).filter((i) => i !== 3), 3];
+  return {
+    ...forward(withLse ? `${name}, with dlse` : name, operands, attrs, toleranceOf(inputs)),
+    args,
+  };
+}
 
 export const attentions = {
   attention: [
@@ -110,7 +145,11 @@ export const attentions = {
     ...cases.slice(0, 5).map((each) => ({ ...attentionOf(each, [0, 1]), name: `${each[0]}, with lse` })),
     attentionOf(["lse alone", qkv({ t: 5, s: 7 }), open()], [1]),
     { ...attentionOf(largeScores), tolerance: { ...accumulated, gradScale: 10 } },
-    ...halfCases.map(([name, inputs, attrs]) => forward(name, inputs, attrs, accumulated)),
+    ...[...halfCases, withShift(halfShifted)].map(([name, inputs, attrs]) =>
+      forward(name, inputs, attrs, accumulated),
+    ),
+    ...[...shiftedCases, ...blindShiftedCases].map((each) => attentionOf(withShift(each))),
+    attentionOf(withShift(shiftedCases[0]), [0, 1], "shift, with lse"),
     ...emptyCases.map(([name, inputs, attrs]) => differentiated(name, inputs, attrs, exact, [0])),
   ],
   attention_grad: [
@@ -118,6 +157,8 @@ export const attentions = {
     ...cases.map(([name, inputs, attrs]) =>
       forward(`${name}, with dlse`, gradOperands(inputs, true), attrs, toleranceOf(inputs)),
     ),
+    ...[...shiftedCases, ...blindShiftedCases, halfShifted].map((each) => shiftedGradOf(each)),
+    ...shiftedCases.map((each) => shiftedGradOf(each, true)),
     gradOf(largeScores, { ...accumulated, scale: 20 }),
     ...emptyCases.map((each) => gradOf(each, exact)),
     differentiated(

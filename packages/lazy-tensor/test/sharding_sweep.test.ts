@@ -7,7 +7,14 @@ import {
   sizeOf,
   standardPasses,
 } from "@lazuli/fx-trace";
-import { explainSharding, type Partitioned, type PartitionRequest, partition } from "@lazuli/sharding";
+import {
+  type ContextParallel,
+  contextParallels,
+  explainSharding,
+  type Partitioned,
+  type PartitionRequest,
+  partition,
+} from "@lazuli/sharding";
 import { describe, expect, it } from "vitest";
 import { everyKernel, noFusedKernel } from "./conformance.harness.js";
 import { decodeNumbers } from "./ops.samples.data.js";
@@ -79,9 +86,13 @@ function prepare(op: SampledOp, sample: Sample, withGrad: boolean): Prepared | n
 }
 
 /** What is wrong in one layout, or null. */
-function tryLayouts({ graph, inputs, expected }: Prepared, layouts: Layouts): string | null {
+function tryLayouts(
+  { graph, inputs, expected }: Prepared,
+  layouts: Layouts,
+  contextParallel: ContextParallel,
+): string | null {
   try {
-    const partitioned = partition(graph, layouts);
+    const partitioned = partition(graph, { ...layouts, contextParallel });
     const sent = explainSharding(partitioned.graph, layouts.mesh).filter(({ bytes }) => bytes > 0);
     if (layouts.isLocal && sent.length > 0)
       return `sends without need: ${sent.map(({ op }) => op).join(", ")}`;
@@ -111,12 +122,12 @@ describe("on a mesh as on one device", () => {
           const prepared = prepare(op, sample, withGrad);
           if (!prepared) continue;
           for (const layouts of layoutsOf(op, sample, prepared.built)) {
-            tried++;
+            const mode = contextParallels[tried++ % contextParallels.length];
             if (layouts.isLocal) localCount++;
-            const problem = tryLayouts(prepared, layouts);
+            const problem = tryLayouts(prepared, layouts, mode);
             if (problem)
               problems.push(
-                `${sample.name}${withGrad ? ", with gradients" : ""}: ${formatLayouts(layouts)}\n    ${problem}`,
+                `${sample.name}${withGrad ? ", with gradients" : ""}: ${mode}, ${formatLayouts(layouts)}\n    ${problem}`,
               );
           }
         }

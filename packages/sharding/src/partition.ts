@@ -14,13 +14,14 @@ import {
   withRecorder,
 } from "@lazuli/fx-trace";
 import { bytesOf, chooseAssignment } from "./choose.js";
+import { contextPlan, runContext } from "./context.js";
 import { handlers, localAttrs } from "./local_ops.js";
 import type { Mesh } from "./mesh.js";
 import { isLayout, type Plan, propagate } from "./plan.js";
 import { identityOf, type Local, type Partial, Resharder } from "./reshard.js";
 import { type Factors, fits, joinAxes } from "./rule.js";
 import { type Dims, decodeDims, isUneven, localShape, replicated, sameDims } from "./spec.js";
-import type { Partitioned, PartitionRequest } from "./types.js";
+import type { ContextParallel, Partitioned, PartitionRequest } from "./types.js";
 
 /**
  * The graph as one program for every device of the mesh: each op runs on the parts that its factors allow, and what an
@@ -29,7 +30,7 @@ import type { Partitioned, PartitionRequest } from "./types.js";
 export function partition(graph: Graph, request: PartitionRequest): Partitioned {
   const expanded = expand(graph, request);
   const builder = new GraphBuilder();
-  const partitioner = new Partitioner(expanded.plan);
+  const partitioner = new Partitioner(expanded.plan, request.contextParallel ?? "ulysses");
   const outputs = withRecorder(builder, () => partitioner.run(expanded.graph, request));
   return {
     graph: builder.finish(outputs.map(({ node }) => node)),
@@ -95,8 +96,8 @@ const call = (op: OpDef, inputs: readonly Node[], attrs: Node["attrs"]): Node =>
   (op as OpDef & ((inputs: readonly Node[], attrs: Node["attrs"]) => Node))(inputs, attrs);
 
 /**
- * Attention needs the sequence whole: axes that divide it go to the heads, where they divide them evenly, so that one
- * exchange before and one after take the place of gathering. DeepSpeed Ulysses (Jacobs et al. 2023).
+ * Attention of queries and keys that are no one sequence in even parts (context.ts) needs them whole: axes that divide them
+ * go to the heads, where they divide these evenly, so that one exchange before and one after take the place of gathering.
  */
 function withHeads(
   node: Node,
@@ -148,7 +149,10 @@ class Partitioner {
   private readonly results = new Map<Node, readonly Local[]>();
   private readonly uses = new Map<Node, number>();
 
-  constructor(private readonly plan: Plan) {
+  constructor(
+    private readonly plan: Plan,
+    private readonly contextParallel: ContextParallel,
+  ) {
     this.move = new Resharder(plan.mesh);
   }
 
@@ -283,6 +287,11 @@ class Partitioner {
       opened[i] ? (this.locals.get(x) as Local[])[0].dims : this.present(x),
     );
     const wanted = node.types.map((_, i) => plan.ofResult(node, i));
+    const context = contextPlan(node, mesh, this.contextParallel, operandDims, wanted);
+    if (context) {
+      this.results.set(node, runContext(node, context, move, this.operand));
+      return true;
+    }
     const assigned = withHeads(
       node,
       f,

@@ -1,5 +1,6 @@
 import type { Graph, Node } from "@lazuli/fx-trace";
 import { chooseAssignment } from "./choose.js";
+import { sequenceFactors } from "./context.js";
 import type { Mesh } from "./mesh.js";
 import { type Factors, factorsOf, joinAxes } from "./rule.js";
 import { type Dims, decodeDims, replicated } from "./spec.js";
@@ -146,7 +147,8 @@ function spread(plan: Plan, node: Node): readonly Node[] {
   const operands = node.inputs.map((x) => plan.of(x));
   const results = node.types.map((_, i) => plan.ofResult(node, i));
   if (operands.every(isWhole) && results.every(isWhole)) return [];
-  const f = plan.factorsOf(node);
+  // What an attention gives lies along the sequence as its operands do, however it gets there (context.ts).
+  const f = sequenceFactors(node) ?? plan.factorsOf(node);
   const assigned = chooseAssignment(node, f, mesh, operands, results);
   if (assigned.size === 0) return [];
   const changed: Node[] = [];

@@ -1,6 +1,7 @@
 #include "kernels/attention.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/attention_shape.h"
 #include "parallel.h"
@@ -25,6 +26,19 @@ AttentionShape attentionShape(const KernelRequest& request) {
           q.dtype};
 }
 
+int attentionShift(const std::vector<Layout>& operands) {
+  return operands.back().dtype == DType::i32 ? static_cast<int>(operands.size()) - 1 : -1;
+}
+
+AttentionShape shifted(const AttentionShape& shape, int shift, const std::byte* const* reads) {
+  AttentionShape out = shape;
+  if (shift < 0) return out;
+  int32_t value;
+  std::memcpy(&value, reads[shift], sizeof value);
+  out.offset += value;
+  return out;
+}
+
 double attentionFlops(const AttentionShape& s, double products) {
   double pairs = 0;  // (query, key) that see each other
   if (s.causal)
@@ -44,7 +58,9 @@ std::string attentionLabel(const char* op, const AttentionShape& s) {
   return text + (s.causal ? " causal" : "");
 }
 
-bool hasUnitRows(const Layout& layout) { return layout.shape.back() <= 1 || layout.strides.back() == 1; }
+bool hasUnitRows(const Layout& layout) {
+  return layout.shape.empty() ? layout.isDense() : layout.shape.back() <= 1 || layout.strides.back() == 1;
+}
 
 namespace {
 
@@ -55,6 +71,7 @@ class Attention final : public Kernel {
         q_(request.operands[0]),
         k_(request.operands[1]),
         v_(request.operands[2]),
+        shift_(attentionShift(request.operands)),
         item_(sizeBytes(s_.dtype)),
         shared_(s_.batch * s_.groups < 4 * threadCount() && threadCount() > 1) {
     const int64_t keys = attentionBlocks(s_.keys) * kAttentionBlock;
@@ -72,6 +89,7 @@ class Attention final : public Kernel {
 
   void run(const KernelArgs& args) const override {
     if (s_.batch * s_.heads * s_.queries == 0) return;
+    const AttentionShape s = shifted(s_, shift_, args.reads);
     std::byte* blocks = args.scratch + static_cast<size_t>(packs_) * packedBytes_;
     const int64_t queryBlocks = attentionBlocks(s_.queries);
     if (!shared_) {
@@ -82,8 +100,8 @@ class Attention final : public Kernel {
         std::byte* scratch = blocks + static_cast<size_t>(thread) * blockBytes_;
         for (int64_t j = 0; j < attentionBlocks(s_.keys); j++) pack(args, pair, j, packed);
         for (int64_t i = 0; i < heads * queryBlocks; i++)
-          block(args, pair / s_.groups, pair % s_.groups * heads + i / queryBlocks, i % queryBlocks, packed,
-                scratch);
+          block(s, args, pair / s_.groups, pair % s_.groups * heads + i / queryBlocks, i % queryBlocks,
+                packed, scratch);
       });
       return;
     }
@@ -98,7 +116,7 @@ class Attention final : public Kernel {
       // The last queries see the most keys: the longest tasks go first, so that the threads end together.
       const int64_t batch = task % pairs / s_.heads, head = task % pairs % s_.heads;
       const int64_t pair = batch * s_.groups + head / (s_.heads / s_.groups);
-      block(args, batch, head, queryBlocks - 1 - task / pairs,
+      block(s, args, batch, head, queryBlocks - 1 - task / pairs,
             args.scratch + static_cast<size_t>(pair) * packedBytes_,
             blocks + static_cast<size_t>(thread) * blockBytes_);
     });
@@ -115,17 +133,18 @@ class Attention final : public Kernel {
         packed + static_cast<int64_t>(keyBytes_) + first * attentionPadded(s_.valueDepth) * work);
   }
 
-  void block(const KernelArgs& args, int64_t batch, int64_t head, int64_t queryBlock, const std::byte* packed,
-             std::byte* scratch) const {
+  void block(const AttentionShape& s, const KernelArgs& args, int64_t batch, int64_t head, int64_t queryBlock,
+             const std::byte* packed, std::byte* scratch) const {
     const int64_t first = queryBlock * kAttentionBlock, row = (batch * s_.heads + head) * s_.queries + first;
-    attention().forward(s_, {q_.at(args.reads[0], batch, head, first), q_.rowStride, first,
-                             std::min(kAttentionBlock, s_.queries - first), packed, packed + keyBytes_,
-                             args.writes[0] + static_cast<size_t>(row * s_.valueDepth) * item_,
-                             reinterpret_cast<float*>(args.writes[1]) + row, scratch});
+    attention().forward(s, {q_.at(args.reads[0], batch, head, first), q_.rowStride, first,
+                            std::min(kAttentionBlock, s_.queries - first), packed, packed + keyBytes_,
+                            args.writes[0] + static_cast<size_t>(row * s_.valueDepth) * item_,
+                            reinterpret_cast<float*>(args.writes[1]) + row, scratch});
   }
 
   AttentionShape s_;
   AttentionOperand q_, k_, v_;
+  int shift_;
   size_t item_;
   bool shared_;  // packed keys and values lie by (batch, group), not by thread
   size_t keyBytes_ = 0, packedBytes_ = 0, blockBytes_ = 0;

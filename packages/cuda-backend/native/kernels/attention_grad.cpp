@@ -7,7 +7,7 @@
 namespace lazuli {
 namespace {
 
-// q, k, v, out, lse, dout, dlse
+// q, k, v, out, lse, dout, and where given dlse and the shift
 constexpr size_t kLse = 4, kDlse = 6;
 
 /// Each of the `parts_` tasks of a (batch, group) sums its own dq, which are added at the end: more parts
@@ -23,7 +23,8 @@ class AttentionGrad final : public Kernel {
         v_(request.operands[2]),
         out_(request.operands[3]),
         dout_(request.operands[5]),
-        hasDlse_(request.operands.size() > kDlse),
+        shift_(attentionShift(request.operands)),
+        hasDlse_(request.operands.size() > kDlse && request.operands[kDlse].dtype != DType::i32),
         item_(sizeBytes(s_.dtype)) {
     const int64_t pairs = std::max<int64_t>(1, s_.batch * s_.groups), threads = threadCount();
     if (pairs < 4 * threads && threads > 1)
@@ -43,12 +44,13 @@ class AttentionGrad final : public Kernel {
   const AttentionShape& shape() const { return s_; }
 
   void run(const KernelArgs& args) const override {
+    const AttentionShape s = shifted(s_, shift_, args.reads);
     const int64_t pairs = s_.batch * s_.groups;
     parallelTasks(pairs * parts_, threadCount(), [&](int64_t task, int thread) {
       std::byte* scratch =
           args.scratch + static_cast<size_t>(sums_) * sumBytes_ + static_cast<size_t>(thread) * taskBytes_;
       std::byte* sums = args.scratch + static_cast<size_t>(shared_ ? task : thread) * sumBytes_;
-      keys(args, task / parts_, task % parts_, sums, scratch);
+      keys(s, args, task / parts_, task % parts_, sums, scratch);
       if (!shared_)
         for (int64_t h = 0; h < s_.heads / s_.groups; h++) queries(args, task, h, 0, s_.queries, sums);
     });
@@ -64,7 +66,8 @@ class AttentionGrad final : public Kernel {
   }
 
  private:
-  void keys(const KernelArgs& args, int64_t pair, int64_t part, std::byte* sums, std::byte* scratch) const {
+  void keys(const AttentionShape& s, const KernelArgs& args, int64_t pair, int64_t part, std::byte* sums,
+            std::byte* scratch) const {
     const int64_t batch = pair / s_.groups, group = pair % s_.groups, head = group * (s_.heads / s_.groups);
     const int64_t row = (batch * s_.heads + head) * s_.queries, key = pair * s_.keys;
     const auto lse = [&](size_t index) { return reinterpret_cast<const float*>(args.reads[index]) + row; };
@@ -90,7 +93,7 @@ class AttentionGrad final : public Kernel {
     t.firstKeyBlock = part;
     t.keyStep = parts_;
     t.scratch = scratch;
-    attention().grad(s_, t);
+    attention().grad(s, t);
   }
 
   /// dq of the rows from `first` on of the pair's `head`-th head.
@@ -105,6 +108,7 @@ class AttentionGrad final : public Kernel {
 
   AttentionShape s_;
   AttentionOperand q_, k_, v_, out_, dout_;
+  int shift_;
   bool hasDlse_;
   size_t item_;
   int64_t parts_ = 1, sums_ = 0, headItems_ = 0, partItems_ = 0;
@@ -123,7 +127,7 @@ MadeKernel make(const KernelRequest& request) {
 }
 
 bool accepts(const Node&, size_t index, const Layout& layout) {
-  return index == kLse || index == kDlse ? layout.isDense() : hasUnitRows(layout);
+  return index == kLse || index >= kDlse ? layout.isDense() : hasUnitRows(layout);
 }
 
 }  // namespace

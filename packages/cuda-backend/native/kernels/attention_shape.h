@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "kernels/attention.h"
 
@@ -27,7 +28,14 @@ struct AttentionOperand {
 /// The attributes of attention and attention_grad stand in one order.
 AttentionShape attentionShape(const KernelRequest& request);
 
-/// Multiply-adds count two; `products` matrix products of queries x keys x depth.
+/// The operand that is added to the offset when the kernel runs: an int32 scalar, the last. -1 where there is
+/// none.
+int attentionShift(const std::vector<Layout>& operands);
+
+/// The shape with the offset of one run.
+AttentionShape shifted(const AttentionShape& shape, int shift, const std::byte* const* reads);
+
+/// Multiply-adds count two; as if the shift were 0; `products` matrix products of queries x keys x depth.
 double attentionFlops(const AttentionShape& shape, double products);
 
 std::string attentionLabel(const char* op, const AttentionShape& shape);

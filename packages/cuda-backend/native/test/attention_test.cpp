@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <random>
 
 namespace lazuli {
@@ -104,6 +105,7 @@ struct Case {
   DType dtype = DType::f32;
   Order order = Order::dense;
   bool dlse = false;
+  std::optional<int32_t> shift;  // an operand that adds to the offset
 };
 
 std::vector<std::vector<std::byte>> runKernel(const KernelEntry& entry, Op op, const Case& c,
@@ -144,8 +146,13 @@ void check(const Case& c, uint32_t seed = 1) {
     put(DType::f32, dlse.data.data(), i, std::normal_distribution<float>()(random));
   }
 
-  const auto forward = runKernel(attentionEntry, Op::attention, c, {&q, &k, &v},
-                                 {{c.dtype, outShape}, {DType::f32, lseShape}});
+  Array shift{Layout::dense({DType::i32, {}}), std::vector<std::byte>(4)};
+  const int32_t by = c.shift.value_or(0);
+  std::memcpy(shift.data.data(), &by, sizeof by);
+  std::vector<const Array*> operands{&q, &k, &v};
+  if (c.shift) operands.push_back(&shift);
+  const auto forward =
+      runKernel(attentionEntry, Op::attention, c, operands, {{c.dtype, outShape}, {DType::f32, lseShape}});
   const double unit = c.dtype == DType::bf16  ? 1e-2
                       : c.dtype == DType::f16 ? 2e-3
                       : c.dtype == DType::f32 ? 4e-6
@@ -162,7 +169,7 @@ void check(const Case& c, uint32_t seed = 1) {
       for (int64_t i = 0; i < c.queries; i++) {
         const int64_t g = h / (c.heads / c.groups), row = (b * c.heads + h) * c.queries + i;
         std::vector<double> p(at(c.keys));
-        const auto seen = [&](int64_t j) { return !c.causal || j <= i + c.offset; };
+        const auto seen = [&](int64_t j) { return !c.causal || j <= i + c.offset + by; };
         double top = -INFINITY, sum = 0;
         for (int64_t j = 0; j < c.keys; j++) {
           for (int64_t d = 0; d < c.depth; d++) p[at(j)] += q(b, h, i, d) * k(b, g, j, d);
@@ -202,6 +209,7 @@ void check(const Case& c, uint32_t seed = 1) {
       }
   std::vector<const Array*> inputs{&q, &k, &v, &out, &lse, &dout};
   if (c.dlse) inputs.push_back(&dlse);
+  if (c.shift) inputs.push_back(&shift);
   const auto grads = runKernel(attentionGradEntry, Op::attention_grad, c, inputs,
                                {{c.dtype, qShape}, {c.dtype, kShape}, {c.dtype, vShape}});
   const std::vector<double>* wants[] = {&dq, &dk, &dv};
@@ -248,6 +256,31 @@ TEST(Attention, Offsets) {
     SCOPED_TRACE(testing::Message() << "offset " << offset);
     check({.queries = 130, .keys = 150, .causal = true, .offset = offset, .dlse = true});
   }
+}
+
+TEST(Attention, Shifts) {
+  constexpr int32_t lowest = std::numeric_limits<int32_t>::min(), most = std::numeric_limits<int32_t>::max();
+  for (int32_t shift : {lowest, -130, -65, -1, 0, 20, 64, most})
+    for (int64_t offset : {int64_t{-3}, int64_t{10}})
+      for (bool dlse : {false, true}) {
+        SCOPED_TRACE(testing::Message() << "offset " << offset << " shift " << shift << " dlse " << dlse);
+        check({.heads = 4,
+               .groups = 2,
+               .queries = 130,
+               .keys = 150,
+               .causal = true,
+               .offset = offset,
+               .dlse = dlse,
+               .shift = shift});
+        check({.queries = 5, .keys = 7, .offset = offset, .dlse = dlse, .shift = shift});
+      }
+  // The offset's ends and the shift's together.
+  for (int64_t sign : {-1, 1})
+    check({.queries = 20,
+           .keys = 30,
+           .causal = true,
+           .offset = sign * (int64_t{1} << 62),
+           .shift = sign < 0 ? lowest : most});
 }
 
 TEST(Attention, Groups) {

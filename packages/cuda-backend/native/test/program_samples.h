@@ -92,6 +92,10 @@ inline Words everyOp(bool allOutputs = false) {
   auto attended = w.nodeOf(Op::attention, {half, group, group}, {q, lse}, attention);
   auto out = w.result(attended, 0, q), rows = w.result(attended, 1, lse);
   auto grads = w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows}, {q, k, k}, attention);
+  auto shift = w.node(Op::full, {}, type(DType::i32, {}), shapeAnd(W::real(2), {}, DType::i32));
+  w.nodeOf(Op::attention, {half, group, group, shift}, {q, lse}, attention);
+  w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, shift}, {q, k, k}, attention);
+  w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows, shift}, {q, k, k}, attention);
   auto target = w.node(Op::full, {}, type(DType::i32, {3}), shapeAnd(W::real(1), {3}, DType::i32));
   Words entropy = W::join({W::integer(-100), W::real(0.1)});
   auto loss = w.nodeOf(Op::cross_entropy, {x, target}, {f32({3}), f32({3})}, entropy);

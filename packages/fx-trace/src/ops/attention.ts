@@ -34,6 +34,19 @@ function check(op: string, q: Node, k: Node, v: Node): void {
     fail("heads of q must be a multiple of heads of k and v");
 }
 
+/** Operands after the first `fixed`: one int32 among them, the last, is the shift. A row's cotangent is float32. */
+function optional(
+  inputs: readonly Node[],
+  fixed: number,
+): { row: Node | undefined; shift: Node | undefined } {
+  const rest = inputs.slice(fixed);
+  const shift = rest[rest.length - 1]?.dtype === "int32" ? rest.pop() : undefined;
+  return { row: rest[0], shift };
+}
+
+const expectShift = (op: string, shift: Node): void =>
+  expectType(op, "shift", shift, "int32", [], "a scalar");
+
 /** [B, H, ...] → [B, G, R, ...], in the dtype that is computed in. */
 function grouped(x: Node, groups: number): Node {
   const [batch, heads, ...rest] = x.shape;
@@ -46,12 +59,18 @@ const dot = (a: Node, b: Node, dim: number): Node => f.dotGeneral(a, b, [4], [di
 const overQueries = (a: Node, b: Node): Node => f.dotGeneral(a, b, [2, 3], [2, 3], [0, 1], [0, 1]);
 
 /** q [B, G, R, T, K] · k [B, G, S, K] → scaled scores [B, G, R, T, S], -inf where a query does not see a key. */
-function maskedScores(q: Node, k: Node, { causal, offset, scale }: AttentionAttrs): Node {
+function maskedScores(
+  q: Node,
+  k: Node,
+  shift: Node | undefined,
+  { causal, offset, scale }: AttentionAttrs,
+): Node {
   const scores = f.mul(dot(q, k, 3), scale);
   if (!causal) return scores;
-  // int64: i + offset must not wrap, whatever the offset.
+  // int64: i + offset + shift must not wrap, whatever they are.
   const shape = scores.shape.slice(-2);
-  const lastSeen = f.add(f.iota(0, shape, "int64"), offset);
+  const own = f.add(f.iota(0, shape, "int64"), offset);
+  const lastSeen = shift ? f.add(own, f.cast(shift, "int64")) : own;
   return f.where(f.le(f.iota(1, shape, "int64"), lastSeen), scores, -Infinity);
 }
 
@@ -78,16 +97,19 @@ function factorsOf(
   };
 }
 
-function forwardRule([q, k]: readonly Node[], { causal }: AttentionAttrs): ShardingRule {
+function forwardRule([q, k, , shift]: readonly Node[], { causal }: AttentionAttrs): ShardingRule {
   const { query, key, value, out, row } = factorsOf(q, k);
   const replicate = causal ? ["t", "s", "k"] : ["s", "k"];
-  return { factors: `${query}, ${key}, ${value} -> ${out}, ${row}`, replicate };
+  const operands = [query, key, value, ...(shift ? [""] : [])].join(", ");
+  return { factors: `${operands} -> ${out}, ${row}`, replicate };
 }
 
 function gradRule(inputs: readonly Node[], { causal }: AttentionAttrs): ShardingRule {
   const [q, k] = inputs;
   const { query, key, value, out, row } = factorsOf(q, k);
-  const operands = [query, key, value, out, row, out, row].slice(0, inputs.length).join(", ");
+  const given = optional(inputs, 6);
+  const more = [...(given.row ? [row] : []), ...(given.shift ? [""] : [])];
+  const operands = [query, key, value, out, row, out, ...more].join(", ");
   // The heads of a group and the queries are summed into dk and dv.
   const summed = q.shape[1] === k.shape[1] && k.shape[1] > 1 ? [] : ["r"];
   return {
@@ -98,34 +120,38 @@ function gradRule(inputs: readonly Node[], { causal }: AttentionAttrs): Sharding
 }
 
 /**
- * Scaled dot-product attention with grouped heads. Causal: query i sees keys j <= i + offset. Also gives lse, the
- * logarithm of each row's softmax denominator; a row that sees nothing gives 0 and lse -inf.
+ * Scaled dot-product attention with grouped heads. Causal: query i sees keys j <= i + offset + shift, `shift` being an
+ * optional last operand, an int32 scalar known when the program runs (0 where not given). Also gives lse, the logarithm of
+ * each row's softmax denominator; a row that sees nothing gives 0 and lse -inf.
  */
 export const attention = defineOp({
   name: "attention",
   attrs,
-  arity: 3,
+  arity: [3, 4],
   results: 2,
   lower: "kernel",
-  type: ([q, k, v]) => {
+  type: ([q, k, v, shift]) => {
     check("attention", q, k, v);
+    if (shift) expectShift("attention", shift);
     const rows = q.shape.slice(0, 3);
     return [
       { dtype: q.dtype, shape: [...rows, v.shape[3]] },
       { dtype: "float32", shape: rows },
     ];
   },
-  vjp: ({ inputs: [q, k, v], out, grads: [dout, dlse], attrs, needs }) => {
+  vjp: ({ inputs: [q, k, v, shift], out, grads: [dout, dlse], attrs, needs }) => {
     const [y, lse] = f.resultsOf(out);
     const operands = [q, k, v, y, lse, dout ?? f.zerosLike(y)];
-    return neededResults(attention_grad(dlse ? [...operands, dlse] : operands, attrs), needs);
+    if (dlse) operands.push(dlse);
+    if (shift) operands.push(shift);
+    return neededResults(attention_grad(operands, attrs), needs);
   },
-  decompose: ([q, k, v], attrs, out) => {
+  decompose: ([q, k, v, shift], attrs, out) => {
     const [outType, lseType] = out.types;
     const [, groups, keys] = k.shape;
     if (keys === 0)
       return [f.full(0, outType.shape, outType.dtype), f.full(-Infinity, lseType.shape, lseType.dtype)];
-    const scores = maskedScores(grouped(q, groups), f.castUp(k), attrs);
+    const scores = maskedScores(grouped(q, groups), f.castUp(k), shift, attrs);
     const top = finite(maxLast(scores));
     const e = f.exp(f.sub(scores, top));
     const total = sumLast(e);
@@ -140,36 +166,45 @@ export const attention = defineOp({
   sharding: forwardRule,
 });
 
-/** The operands and results of attention, the cotangents dout and (optionally) dlse → those of q, k and v. */
+/**
+ * q, k, v, out, lse, dout, and optionally dlse (float32) and shift (int32, last) → cotangents of q, k and v. out and lse
+ * are attention's, or those of attention over more keys than these: what these keys add to the cotangents then.
+ */
 export const attention_grad = defineOp({
   name: "attention_grad",
   attrs,
-  arity: [6, 7],
+  arity: [6, 8],
   results: 3,
   lower: "kernel",
-  type: ([q, k, v, out, lse, dout, dlse]) => {
+  type: (inputs) => {
     const op = "attention_grad";
+    const [q, k, v, out, lse, dout] = inputs;
+    const { row: dlse, shift } = optional(inputs, 6);
     check(op, q, k, v);
     const rows = q.shape.slice(0, 3);
     expectType(op, "out", out, q.dtype, [...rows, v.shape[3]], "as attention gives");
     expectType(op, "lse", lse, "float32", rows, "as attention gives");
     expectType(op, "dout", dout, q.dtype, out.shape, "as out");
     if (dlse) expectType(op, "dlse", dlse, "float32", rows, "as lse");
+    const last = inputs[7] ?? shift;
+    if (last) expectShift(op, last);
     return [q.type, k.type, v.type];
   },
   // With p = exp(scores - lse): dp = dout vᵀ, ds = p (dp - sum(dout out) + dlse), dq = ds k, dk = dsᵀ q, dv = pᵀ dout.
-  decompose: ([q, k, v, out, lse, dout, dlse], attrs) => {
+  decompose: (inputs, attrs) => {
+    const [q, k, v, out, lse, dout] = inputs;
+    const { row: dlse, shift } = optional(inputs, 6);
     const [, groups, keys] = k.shape;
     if (keys === 0) return [f.zerosLike(q), f.zerosLike(k), f.zerosLike(v)];
     const queries = grouped(q, groups);
     const cotangents = grouped(dout, groups);
     const kc = f.castUp(k);
     const column = (x: Node): Node => f.cast(f.unsqueeze(grouped(x, groups), -1), queries.dtype);
-    const p = f.exp(f.sub(maskedScores(queries, kc, attrs), finite(column(lse))));
+    const p = f.exp(f.sub(maskedScores(queries, kc, shift, attrs), finite(column(lse))));
     const delta = sumLast(f.mul(cotangents, grouped(out, groups)));
-    const shift = dlse ? f.sub(delta, column(dlse)) : delta;
+    const shared = dlse ? f.sub(delta, column(dlse)) : delta;
     const dp = dot(cotangents, f.castUp(v), 3);
-    const ds = f.mul(f.mul(p, f.sub(dp, shift)), attrs.scale);
+    const ds = f.mul(f.mul(p, f.sub(dp, shared)), attrs.scale);
     return [
       f.reshape(f.cast(dot(ds, kc, 2), q.dtype), q.shape),
       f.cast(overQueries(ds, queries), k.dtype),
