@@ -27,6 +27,15 @@ export interface Reporter {
   summary(summary: Summary): void;
 }
 
+/** For the processes of a job that leave telling to the first. */
+export const silentReporter = (): Reporter => ({
+  info: () => {},
+  start: () => {},
+  step: () => {},
+  stop: () => {},
+  summary: () => {},
+});
+
 const rounded = (value: number, digits: number): number => Number(value.toFixed(digits));
 const tokensPerSecond = ({ tokens, ms }: StepReport): number => (tokens / ms) * 1000;
 

@@ -1,5 +1,6 @@
 import {
   configure,
+  isFirstProcess,
   loadCheckpoint,
   manualSeed,
   optim,
@@ -8,7 +9,7 @@ import {
 } from "@lazuli/lazy-tensor";
 import { runProgram, UsageError } from "./cli.js";
 import { readTrainOptions, type TrainOptions } from "./options.js";
-import { barReporter, jsonReporter, RunStatistics } from "./report.js";
+import { barReporter, jsonReporter, RunStatistics, silentReporter } from "./report.js";
 import { buildModel, chooseModel, makeFolder, makeSchedule, openData, saveConfig } from "./setup.js";
 import { parseMesh, parseStrategies, shardLlama } from "./sharding.js";
 import { train } from "./train_loop.js";
@@ -41,7 +42,7 @@ async function main(options: TrainOptions): Promise<void> {
     if (start >= steps) throw new UsageError(`--steps ${steps}: the checkpoint has ${start} behind it`);
   }
 
-  const reporter = options.logJson ? jsonReporter() : barReporter();
+  const reporter = !isFirstProcess() ? silentReporter() : options.logJson ? jsonReporter() : barReporter();
   const statistics = new RunStatistics();
   const facts = { parameters: model.numParameters(), batch: data.batch, seq: data.seq, dtype: options.dtype };
   reporter.info(
@@ -70,7 +71,7 @@ async function main(options: TrainOptions): Promise<void> {
   }
   if (options.save !== undefined) {
     const training = { step: steps, seed, config: choice.config };
-    await saveConfig(options.save, choice.config);
+    if (isFirstProcess()) await saveConfig(options.save, choice.config);
     await saveCheckpoint(options.save, {
       model: model.stateDict(),
       optimizer: optimizer.stateDict(),
@@ -78,7 +79,7 @@ async function main(options: TrainOptions): Promise<void> {
     });
     reporter.info(`checkpoint: ${options.save}`);
   }
-  if (trace && options.trace !== undefined) {
+  if (trace && options.trace !== undefined && isFirstProcess()) {
     await trace.write(options.trace);
     reporter.info(`trace: ${options.trace}`);
   }

@@ -300,11 +300,12 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     });
   }
 
-  /// (bytes) → promise of every process's
+  /// (bytes, mustAgree) → promise of every process's
   Napi::Value exchange(const Napi::CallbackInfo& info) {
     std::span<std::byte> bytes = bytesOf(info[0], "what is exchanged");
+    const bool mustAgree = info[1].IsBoolean() && info[1].As<Napi::Boolean>().Value();
     return start({Napi::Promise::Deferred::New(env_), {}, nullptr, 0}, [&](uint64_t task, Task&) {
-      device().exchange(bytes, [this, task](RunResult result, Exchanged all) {
+      device().exchange(bytes, mustAgree, [this, task](RunResult result, Exchanged all) {
         post(task, std::move(result), std::move(all));
       });
     });

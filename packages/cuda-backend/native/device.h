@@ -90,9 +90,10 @@ class Device {
   virtual int deviceCount() const = 0;
   virtual int firstLocalDevice() const = 0;
   virtual int localDeviceCount() const = 0;
-  /// Every process's bytes, by rank, once all have called it; in order with the runs.
+  /// Every process's bytes, by rank, once all have called it; in order with the runs. With `mustAgree`, where
+  /// they differ every later run fails before its first collective.
   using Exchanged = std::function<void(RunResult result, std::vector<std::vector<std::byte>> bytes)>;
-  virtual void exchange(std::span<const std::byte> bytes, Exchanged done) = 0;
+  virtual void exchange(std::span<const std::byte> bytes, bool mustAgree, Exchanged done) = 0;
 };
 
 std::unique_ptr<Device> makeCpuDevice(const DeviceOptions& options);

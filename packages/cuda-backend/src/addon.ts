@@ -52,7 +52,7 @@ export interface AddonDevice {
   bufferBytes(buffer: number): number;
   free(buffers: Float64Array | readonly number[]): void;
   stats(device?: number): DeviceStats;
-  exchange(bytes: Uint8Array): Promise<Uint8Array[]>;
+  exchange(bytes: Uint8Array, mustAgree: boolean): Promise<Uint8Array[]>;
   close(): void;
   readonly deviceCount: number;
   readonly localDevices: number[];

@@ -69,8 +69,11 @@ export interface NativeDevice {
   free(buffers: readonly number[]): void;
   /** Of a local device; unless said, of the one whose peak is the highest. */
   stats(device?: number): DeviceStats;
-  /** Every process's bytes, by rank, once all have called it. In order with the runs. */
-  exchange(bytes: Uint8Array): Promise<Uint8Array[]>;
+  /**
+   * Every process's bytes, by rank, once all have called it. In order with the runs. With `mustAgree`, where they differ
+   * every later run fails with CollectiveError before its first collective, on all.
+   */
+  exchange(bytes: Uint8Array, mustAgree?: boolean): Promise<Uint8Array[]>;
   /** Frees everything. What is pending is rejected. */
   close(): void;
 }
@@ -154,8 +157,8 @@ class Device implements NativeDevice {
     return call(() => this.native.stats(device));
   }
 
-  exchange(bytes: Uint8Array): Promise<Uint8Array[]> {
-    return settle(() => this.native.exchange(bytes));
+  exchange(bytes: Uint8Array, mustAgree = false): Promise<Uint8Array[]> {
+    return settle(() => this.native.exchange(bytes, mustAgree));
   }
 
   close(): void {

@@ -22,6 +22,7 @@ import {
 } from "@lazuli/fx-trace";
 import {
   type ContextParallel,
+  combineSmallSums,
   contextParallels,
   type Dims,
   encodeDims,
@@ -32,6 +33,7 @@ import {
   ShardingError,
 } from "@lazuli/sharding";
 import { inject, injectable } from "tsyringe";
+import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError } from "./errors.js";
@@ -55,6 +57,8 @@ export interface Holder {
 export interface GradHolder {
   readonly grad: { readonly node: Node } | null;
   readonly layout: Dims | null;
+  /** Where not `layout`. */
+  readonly gradLayout: Dims | null;
 }
 
 /**
@@ -254,7 +258,7 @@ export class Engine {
     const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));
     if (initials.size > 0) {
       const layouts = new Map<Node, Dims>();
-      for (const [{ layout }, node] of this.initials) if (layout) layouts.set(node, layout);
+      for (const [holder, node] of this.initials) layouts.set(node, stateLayout(holder, node));
       runs.push(this.runProgram([...initials], new Set(), started, layouts));
     }
     for (const [holder, node] of this.initials) {
@@ -289,18 +293,20 @@ export class Engine {
   } {
     const roots = new Set<Node>();
     const layouts = new Map<Node, Dims>();
+    const onMesh = this.currentMesh !== null;
     const replaced = new Set<DeviceBuffer>();
     const holders = [...this.assigned];
     for (const holder of holders) {
       roots.add(holder.node);
-      if (holder.layout) layouts.set(holder.node, holder.layout);
+      if (onMesh && (holder.layout || holder.isState))
+        layouts.set(holder.node, stateLayout(holder, holder.node));
       const old = holder.committed;
       if (old && old !== holder.node.storage && old.state === "live") replaced.add(old);
     }
-    for (const { grad, layout } of this.gradHolders) {
+    for (const { grad, layout, gradLayout } of this.gradHolders) {
       if (!grad) continue;
       roots.add(grad.node);
-      if (layout) layouts.set(grad.node, layout);
+      if (onMesh) layouts.set(grad.node, gradLayout ?? layout ?? replicated(grad.node.shape.length));
     }
     for (const node of this.kept) roots.add(node);
     for (const node of this.visible) if (node.useCount === 0) roots.add(node);
@@ -339,6 +345,8 @@ export class Engine {
     const inputBuffers = encoded.inputs.map((node) => node.storage as DeviceBuffer);
     const { outputLayouts } = program;
     const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
+    const agreed = cached ? null : this.agree(program);
+    agreed?.catch(() => {}); // awaited by watch, after the run
     const done = this.device.run(
       program.executable,
       inputBuffers.map((buffer) => buffer.id),
@@ -350,7 +358,7 @@ export class Engine {
       node.storage = outputBuffers[i];
       if (node.isLeaf || !node.requiresGrad) node.inputs = [];
     });
-    return this.watch(done, program, cached, performance.now() - started);
+    return this.watch(done, program, cached, performance.now() - started, agreed);
   }
 
   private async watch(
@@ -358,9 +366,12 @@ export class Engine {
     program: CachedProgram,
     cached: boolean,
     hostMs: number,
+    agreed: Promise<void> | null,
   ): Promise<void> {
     let result: RunResult;
     try {
+      // Where ranks differ the run fails too; what differs says more.
+      if (agreed) await Promise.allSettled([done]).then(() => agreed);
       result = await done;
     } catch (error) {
       throw placeError(error, program.places);
@@ -377,6 +388,13 @@ export class Engine {
       kernels: result.kernels,
     });
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
+  }
+
+  /** Before the first run of a program: that every process is to run the same. Throws CollectiveError. */
+  private agree(program: CachedProgram): Promise<void> | null {
+    const { device } = this;
+    if (device.deviceCount === device.localDevices.length) return null;
+    return checkAgreement(device, program);
   }
 
   // --- compiling ---------------------------------------------------------------------------------------------------
@@ -418,7 +436,7 @@ export class Engine {
         });
         return parts.graph;
       };
-      graph = runPasses(graph, [spmd, cse, simplify, dce], passOptions);
+      graph = runPasses(graph, [spmd, cse, simplify, dce, combineSmallSums], passOptions);
       outputLayouts = (parts as Partitioned | null)?.outputs ?? null;
     }
     const passed = performance.now();
@@ -459,6 +477,9 @@ export class Engine {
     };
   }
 }
+
+/** State that was not laid out stays whole: it would else take whatever layout a step leaves it in, and the next differ. */
+const stateLayout = ({ layout }: Holder, node: Node): Dims => layout ?? replicated(node.shape.length);
 
 /** How a computed value lies over the mesh. */
 const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? replicated(node.shape.length);

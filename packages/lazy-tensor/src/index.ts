@@ -3,6 +3,7 @@ import "./methods/reduction.js";
 import "./methods/movement.js";
 import "./methods/linalg.js";
 
+export { CollectiveError, CompileError, OutOfMemoryError, RunError } from "@lazuli/cuda-backend";
 export {
   type DType,
   DTypeError,
@@ -43,6 +44,7 @@ export {
   createContainer,
   type DeviceName,
   engine,
+  isFirstProcess,
   type RuntimeOptions,
   useEngine,
 } from "./runtime.js";

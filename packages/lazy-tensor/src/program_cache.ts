@@ -78,15 +78,28 @@ const at = (node: NodeSummary): string => (node.scope ? ` in ${node.scope}` : ""
 /** The first difference between the program that ran last and the one that is to run, in words. */
 export function explainMiss(previous: ProgramSummary | null, next: ProgramSummary): string {
   if (!previous) return "first program";
-  return explainNodes(previous.nodes, next.nodes) ?? explainEnds(previous, next);
+  return firstDifference(previous, next) ?? "the same values, kept in another order or laid out otherwise";
 }
 
-function explainNodes(previous: readonly NodeSummary[], next: readonly NodeSummary[]): string | null {
+/** The first difference in words, as `next` has it and `previous`, called `before`, had; null where there is none. */
+export function firstDifference(
+  previous: ProgramSummary,
+  next: ProgramSummary,
+  before = "the program before",
+): string | null {
+  return explainNodes(previous.nodes, next.nodes, before) ?? explainEnds(previous, next);
+}
+
+function explainNodes(
+  previous: readonly NodeSummary[],
+  next: readonly NodeSummary[],
+  before: string,
+): string | null {
   const count = Math.min(previous.length, next.length);
   for (let i = 0; i < count; i++) {
     const a = previous[i];
     const b = next[i];
-    if (a.op !== b.op) return `node ${i}${at(b)}: ${b.op} where the program before had ${a.op}${at(a)}`;
+    if (a.op !== b.op) return `node ${i}${at(b)}: ${b.op} where ${before} had ${a.op}${at(a)}`;
     if (a.type !== b.type) return `node ${i}, ${b.op}${at(b)}: result is ${b.type}, was ${a.type}`;
     if (a.attrs !== b.attrs) return `node ${i}, ${b.op}${at(b)}: attributes {${b.attrs}}, were {${a.attrs}}`;
   }
@@ -97,7 +110,7 @@ function explainNodes(previous: readonly NodeSummary[], next: readonly NodeSumma
   return `${Math.abs(next.length - previous.length)} ${verb} nodes, from ${extra.op}${at(extra)} on`;
 }
 
-function explainEnds(previous: ProgramSummary, next: ProgramSummary): string {
+function explainEnds(previous: ProgramSummary, next: ProgramSummary): string | null {
   const where = (position: number): string => {
     const node = next.nodes[position];
     return node ? `node ${position}, ${node.op}${at(node)}` : "an input";
@@ -121,7 +134,7 @@ function explainEnds(previous: ProgramSummary, next: ProgramSummary): string {
     const k = b.operands.findIndex((operand, index) => operand !== a.operands[index]);
     if (k >= 0) return `node ${i}, ${b.op}${at(b)}: operand ${k} is ${b.operands[k]}, was ${a.operands[k]}`;
   }
-  return "the same values, kept in another order";
+  return null;
 }
 
 function sameWords(a: Uint32Array, b: Uint32Array): boolean {

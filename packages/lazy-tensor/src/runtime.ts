@@ -15,11 +15,21 @@ export interface RuntimeOptions extends Partial<EngineOptions> {
   readonly memoryLimitBytes?: number;
   /** Devices of this process, each a thread with its memory: a mesh on one machine. Defaults to LAZULI_VIRTUAL_DEVICES, else 1. */
   readonly virtualDevices?: number;
+  /** One device a process of an MPI job. Defaults to whether the process was started as one of several (mpirun, srun). */
+  readonly mpi?: boolean;
+  /** After which a device that does not come to a collective fails the run, in milliseconds. Default 300000. */
+  readonly collectiveTimeoutMs?: number;
+}
+
+/** Whether a launcher of MPI started this process as one of several. */
+function isRank(): boolean {
+  const sizes = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"];
+  return sizes.some((name) => Number(process.env[name] ?? 1) > 1);
 }
 
 /** A container with an engine of its own. Register another device, events or options on it before resolving Engine. */
 export function createContainer(options: RuntimeOptions = {}): DependencyContainer {
-  const { device, memoryLimitBytes = 0, virtualDevices, ...engine } = options;
+  const { device, memoryLimitBytes = 0, virtualDevices, mpi, collectiveTimeoutMs, ...engine } = options;
   const container = root.createChildContainer();
   const events = new Events();
   container.registerInstance(TOKENS.events, events);
@@ -34,12 +44,16 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     ...engine,
   });
   container.register(TOKENS.device, {
-    useFactory: instanceCachingFactory(() =>
-      openDevice(device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu", {
+    useFactory: instanceCachingFactory(() => {
+      const name = device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu";
+      const isMpi = mpi ?? (name === "cpu" && isRank());
+      return openDevice(name, {
         memoryLimitBytes,
-        virtualDevices: virtualDevices ?? Number(process.env.LAZULI_VIRTUAL_DEVICES || 1),
-      }),
-    ),
+        collectiveTimeoutMs,
+        mpi: isMpi,
+        virtualDevices: isMpi ? 1 : (virtualDevices ?? Number(process.env.LAZULI_VIRTUAL_DEVICES || 1)),
+      });
+    }),
   });
   attachDebug(events);
   return container;
@@ -67,3 +81,6 @@ export function configure(options: RuntimeOptions): Engine {
   useEngine(made);
   return made;
 }
+
+/** Whether this is the first process of the job, or the only one: the one to log and to write files. */
+export const isFirstProcess = (): boolean => engine().device.localDevices[0] === 0;

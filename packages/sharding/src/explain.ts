@@ -1,4 +1,4 @@
-import { dtypeInfo, formatType, type Graph, type Node, sizeOf } from "@lazuli/fx-trace";
+import { dce, dtypeInfo, formatType, type Graph, type Node, sizeOf } from "@lazuli/fx-trace";
 import type { Mesh } from "./mesh.js";
 
 /** Collectives of one kind that a program runs at one place. */
@@ -133,12 +133,13 @@ function merged(whys: readonly string[]): string {
 
 /**
  * The communication of a partitioned (local) graph, most bytes first: collectives of the same op, axes, scope and type
- * are one row.
+ * are one row. What no output needs is not run, and not counted.
  */
 export function explainSharding(graph: Graph, mesh: Mesh): CollectiveRow[] {
-  const users = new Users(graph);
+  const live = dce(graph);
+  const users = new Users(live);
   const rows = new Map<string, { row: CollectiveRow; whys: string[] }>();
-  for (const node of graph.nodes) {
+  for (const node of live.nodes) {
     const formula = sent[node.op.name];
     if (!formula) continue;
     const positions = node.attrs.axes as readonly number[];

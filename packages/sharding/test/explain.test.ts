@@ -87,6 +87,15 @@ describe("explainSharding", () => {
     ]);
   });
 
+  it("leaves out what no output needs", () => {
+    const rows = explained(() => {
+      const [x] = values([8]);
+      ops.all_gather([x], { ...on(0), dim: 0 });
+      return x;
+    });
+    expect(rows).toEqual([]);
+  });
+
   it("merges what is the same at one place", () => {
     const rows = explained(() => {
       const [x, y] = values([8], [8]);

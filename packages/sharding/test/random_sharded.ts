@@ -136,7 +136,7 @@ const smooth: readonly Maker[] = [
     ops.sharding_constraint([a], {
       mesh: mesh.sizes,
       dims: encodeDims(layoutOf(mesh, a.shape, choose)),
-      direction: c % 3 === 0 ? "forward" : "both",
+      direction: (["both", "forward", "regather", "backward"] as const)[c % 4],
     }),
 ];
 

@@ -196,12 +196,16 @@ DeviceStats CpuDevice::stats(std::optional<int> device) const {
   return stats;
 }
 
-void CpuDevice::exchange(std::span<const std::byte> bytes, Exchanged done) {
-  workers_[0]->push([mpi = mpi_, done = std::move(done), own = std::vector(bytes.begin(), bytes.end())] {
+void CpuDevice::exchange(std::span<const std::byte> bytes, bool mustAgree, Exchanged done) {
+  workers_[0]->push([mpi = mpi_, mustAgree, done = std::move(done),
+                     own = std::vector(bytes.begin(), bytes.end())] {
     RunResult result;
     try {
-      if (mpi) return done({}, mpi->gather(own));
-      return done({}, {own});
+      if (!mpi) return done({}, {own});
+      auto all = mpi->gather(own);
+      if (mustAgree && std::any_of(all.begin(), all.end(), [&](const auto& each) { return each != own; }))
+        mpi->refuse("the ranks are to run different programs");
+      return done({}, std::move(all));
     } catch (const std::exception& error) {
       result.error = error.what();
       result.collective = true;

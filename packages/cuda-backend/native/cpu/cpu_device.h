@@ -30,7 +30,7 @@ class CpuDevice final : public Device {
   int deviceCount() const override { return deviceCount_; }
   int firstLocalDevice() const override { return first_; }
   int localDeviceCount() const override { return static_cast<int>(workers_.size()); }
-  void exchange(std::span<const std::byte> bytes, Exchanged done) override;
+  void exchange(std::span<const std::byte> bytes, bool mustAgree, Exchanged done) override;
 
  private:
   CpuDevice(const DeviceOptions& options, Ledger::Lower lower, MpiJob* job);

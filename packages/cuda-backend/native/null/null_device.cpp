@@ -76,7 +76,7 @@ class NullDevice final : public Device {
   int firstLocalDevice() const override { return 0; }
   int localDeviceCount() const override { return devices_; }
 
-  void exchange(std::span<const std::byte> bytes, Exchanged done) override {
+  void exchange(std::span<const std::byte> bytes, bool, Exchanged done) override {
     done({}, {std::vector<std::byte>(bytes.begin(), bytes.end())});
   }
 

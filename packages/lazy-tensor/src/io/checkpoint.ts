@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { FileFormatError } from "../errors.js";
+import { isFirstProcess } from "../runtime.js";
 import type { Tensor } from "../tensor.js";
 import { syncFolder, systemReason, writeFileAtomically } from "./files.js";
 import { SafetensorsReader, saveSafetensors } from "./safetensors.js";
@@ -35,8 +36,11 @@ export async function saveCheckpoint(
   folder: string,
   { model, optimizer, training }: Checkpoint,
 ): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  await finishInterrupted(folder);
+  const writes = isFirstProcess();
+  if (writes) {
+    await mkdir(folder, { recursive: true });
+    await finishInterrupted(folder);
+  }
   const id = randomBytes(8).toString("hex");
   const states = [
     [modelFile, model],
@@ -46,6 +50,7 @@ export async function saveCheckpoint(
     // "format" is what transformers asks of a model file.
     await saveSafetensors(join(folder, `${name}.${id}`), tensors, { format: "pt", checkpoint: id });
   }
+  if (!writes) return;
   await writeFileAtomically(
     join(folder, trainingFile),
     `${JSON.stringify({ ...training, checkpoint: id }, null, 2)}\n`,

@@ -3,7 +3,7 @@ import { readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { fromRaw } from "../creation.js";
 import { FileFormatError } from "../errors.js";
-import { engine } from "../runtime.js";
+import { engine, isFirstProcess } from "../runtime.js";
 import { sync } from "../step.js";
 import type { Tensor } from "../tensor.js";
 import { rawArray } from "../typed_array.js";
@@ -111,14 +111,19 @@ export async function saveSafetensors(
     throw new FileFormatError("safetensors", `${path}: no tensor can be named __metadata__`);
   await sync(...tensors.values());
   const { bytes, order } = formatHeader(tensors, metadata);
-  await writeAtomically(path, async (handle) => {
-    await writeAll(handle, bytes);
+  const eachTensor = async (take: (raw: Uint8Array) => Promise<void>): Promise<void> => {
     for (const name of order) {
       const tensor = tensors.get(name) as Tensor;
       const raw = rawArray(tensor.dtype, tensor.size);
       await engine().read(tensor.node, raw);
-      await writeAll(handle, new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength));
+      await take(new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength));
     }
+  };
+  // Of several processes each has parts, which all must join in gathering; the first writes.
+  if (!isFirstProcess()) return eachTensor(async () => {});
+  await writeAtomically(path, async (handle) => {
+    await writeAll(handle, bytes);
+    await eachTensor((raw) => writeAll(handle, raw));
   });
 }
 

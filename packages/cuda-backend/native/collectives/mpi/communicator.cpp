@@ -70,6 +70,7 @@ void MpiCommunicator::finish(const std::string& label) {
 
 std::byte* MpiCommunicator::staging(size_t bytes) {
   if (!job_.failure().empty()) throw CollectiveError(job_.failure());
+  if (!refusal_.empty()) throw CollectiveError(refusal_);
   if (staging_.size() < bytes) staging_.resize(bytes);
   return staging_.data();
 }

@@ -31,6 +31,8 @@ class MpiCommunicator final : public Communicator {
 
   /// Every rank's bytes, of any length.
   std::vector<std::vector<std::byte>> gather(std::span<const std::byte> bytes);
+  /// Later collectives throw this: the ranks would wait for each other in different places.
+  void refuse(const std::string& why) { refusal_ = why; }
 
  private:
   void send(const std::byte* data, size_t bytes, int rank);
@@ -48,6 +50,7 @@ class MpiCommunicator final : public Communicator {
   MpiJob& job_;
   const std::chrono::milliseconds timeout_;
   std::atomic<bool> closed_{false};
+  std::string refusal_;             // of the device's own thread
   std::vector<std::byte> staging_;  // of a limited size: what is longer goes in segments
 };
 

@@ -1,0 +1,134 @@
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { describe, expect, it } from "vitest";
+
+// Several processes under Open MPI, started as a user starts them: `lazuli run`.
+
+const root = fileURLToPath(new URL("../../", import.meta.url));
+const lazuli = `${root}packages/lazy-tensor/bin/lazuli.js`;
+const train = `${root}examples/dist/llama/train.js`;
+const goldens = `${root}packages/lazy-tensor/test/goldens/llama/`;
+const ranks = fileURLToPath(new URL("ranks/", import.meta.url));
+
+const missing =
+  spawnSync("mpirun", ["--version"]).status !== 0
+    ? "no mpirun"
+    : existsSync(`${root}build/Release/liblazuli_mpi.so`)
+      ? ""
+      : "built without MPI";
+if (missing)
+  console.warn(`tests under MPI are left out: ${missing} (apt-get install openmpi-bin libopenmpi-dev)`);
+
+interface Ended {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+  readonly seconds: number;
+}
+
+function run(command: string, args: readonly string[]): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const started = performance.now();
+    const child = spawn(command, args, { cwd: root });
+    let [out, err] = ["", ""];
+    child.stdout.on("data", (chunk) => {
+      out += chunk;
+    });
+    child.stderr.on("data", (chunk) => {
+      err += chunk;
+    });
+    child.on("error", reject);
+    child.on("close", (code) => resolve({ code, out, err, seconds: (performance.now() - started) / 1000 }));
+  });
+}
+const job = (
+  nprocs: number,
+  script: string,
+  args: readonly string[] = [],
+  flags: readonly string[] = [],
+): Promise<Ended> =>
+  run(process.execPath, [lazuli, "run", "--nprocs", String(nprocs), ...flags, script, ...args]);
+
+const model = (name: string): string[] => [
+  ...["--model", `${goldens}${name}`, "--data", `${goldens}${name}/batches.npy`],
+  ...["--steps", "6", "--lr", "1e-3", "--clip", "1", "--log-json"],
+];
+function lossesOf({ code, out, err }: Ended): number[] {
+  expect(code, `${err}${out}`).toBe(0);
+  const lines = out.trimEnd().split("\n");
+  // Only the first process tells.
+  expect(lines).toHaveLength(7);
+  return lines.slice(0, 6).map((line) => JSON.parse(line).loss);
+}
+
+describe.skipIf(missing !== "")("processes", () => {
+  const alone = new Map<string, Promise<Ended>>();
+  const layouts = [
+    [2, "data=2", "ddp"],
+    [2, "fsdp=2", "fsdp"],
+    [2, "tensor=2", "tp"],
+    [2, "tensor=2", "tp+sp"],
+    [2, "context=2", "ulysses"],
+    [2, "context=2", "ring"],
+    [4, "data=2,fsdp=2", "hsdp"],
+    [4, "fsdp=2,tensor=2", "fsdp,tp"],
+    [4, "tensor=4", "tp+sp"],
+    [4, "context=4", "ring"],
+  ] as const;
+  // b: grouped queries and tied embeddings.
+  it.each(layouts)("%i train on %s by %s as one", { timeout: 60_000 }, async (nprocs, mesh, strategy) => {
+    if (!alone.has("b")) alone.set("b", run(process.execPath, [train, ...model("b")]));
+    const expected = lossesOf(await (alone.get("b") as Promise<Ended>));
+    const losses = lossesOf(
+      await job(nprocs, train, [...model("b"), "--mesh", mesh, "--strategy", strategy]),
+    );
+    losses.forEach((loss, i) => {
+      expect(
+        Math.abs(loss - expected[i]) / expected[i],
+        `step ${i + 1}: ${loss}, alone ${expected[i]}`,
+      ).toBeLessThan(1e-5);
+    });
+  });
+
+  it("that record different operations are told so, by op and rank", { timeout: 60_000 }, async () => {
+    const { code, out, seconds } = await job(2, `${ranks}diverge.mjs`);
+    expect(code).not.toBe(0);
+    expect(out).toMatch(
+      /rank 0: CollectiveError: .*rank 1 is to run another program than rank 0: node \d+: exp where rank 0 had tanh/,
+    );
+    expect(out).not.toContain("no error");
+    expect(seconds).toBeLessThan(30);
+  });
+
+  it("end when one dies in the middle of a step", { timeout: 60_000 }, async () => {
+    const { code, seconds } = await job(2, `${ranks}die.mjs`);
+    expect(code).not.toBe(0);
+    expect(seconds).toBeLessThan(30);
+  });
+
+  it("end when one no longer comes, and name it and the collective", { timeout: 60_000 }, async () => {
+    const { code, err, out, seconds } = await job(2, `${ranks}die.mjs`, ["stall"], ["--timeout", "3"]);
+    expect(code).not.toBe(0);
+    expect(out + err).toMatch(/all_reduce float32.*rank 1 did not answer within 3 s/);
+    expect(seconds).toBeLessThan(30);
+  });
+
+  it("too few for the mesh are refused, and what is missing is said", { timeout: 60_000 }, async () => {
+    const { code, err } = await job(2, train, [...model("b"), "--mesh", "data=4", "--strategy", "ddp"]);
+    expect(code).not.toBe(0);
+    expect(err).toMatch(/Mesh\(data=4\) has 4 devices, and there are 2/);
+  });
+});
+
+describe("lazuli run", () => {
+  it.each([
+    [["run", "--nprocs", "2", "nothing.js"], "lazuli: nothing.js: there is no such file"],
+    [["run", "x.js"], "error: required option '--nprocs <n>' not specified"],
+    [["run", "--nprocs", "0", "x.js"], "It is not a whole number of at least 1."],
+  ])("%j is one clear line and exit code 2", async (args, line) => {
+    const { code, err } = await run(process.execPath, [lazuli, ...args]);
+    expect(code).toBe(2);
+    expect(err).toContain(line);
+  });
+});

@@ -1,0 +1,45 @@
+import { Command, InvalidArgumentError } from "commander";
+import { LaunchError, launch } from "./launch.js";
+
+const count = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1)
+    throw new InvalidArgumentError("It is not a whole number of at least 1.");
+  return value;
+};
+
+const program = new Command("lazuli")
+  .description("Lazuli's launcher.")
+  .enablePositionalOptions()
+  .showHelpAfterError("(lazuli --help)")
+  .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
+program
+  .command("run")
+  .description("Starts a program as one process a device, by Open MPI's mpirun.")
+  .requiredOption("--nprocs <n>", "processes", count)
+  .option(
+    "--hosts <names>",
+    "machines, separated by commas; name:slots for more than an even share",
+    (text) => text.split(","),
+  )
+  .option("--timeout <seconds>", "how long a device waits for another (default: 300)", count)
+  .argument("<script>", "the program, JavaScript or TypeScript")
+  .argument("[args...]", "its arguments")
+  .passThroughOptions()
+  .action(
+    async (
+      script: string,
+      args: string[],
+      options: { nprocs: number; hosts?: string[]; timeout?: number },
+    ) => {
+      process.exitCode = await launch({ script, args, ...options });
+    },
+  );
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (!(error instanceof LaunchError)) throw error;
+  console.error(`lazuli: ${error.message}`);
+  process.exitCode = 2;
+}
