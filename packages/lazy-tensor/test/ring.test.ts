@@ -6,6 +6,7 @@ import {
   F,
   Mesh,
   markSharding,
+  nn,
   type PartitionSpec,
   sync,
   type Tensor,
@@ -14,6 +15,7 @@ import {
 
 // Attention over a divided sequence, on virtual devices, against one device.
 
+const { Parameter } = nn;
 const [B, H, K] = [2, 4, 16];
 
 /** Numbers about 0, different in every place. */
@@ -65,13 +67,13 @@ async function attend(
     }
   });
   const laid = (x: Tensor): Tensor => (over ? markSharding(x, over.mesh, over.spec) : x);
-  const q = laid(numbers([B, H, length, K], 1));
-  const k = laid(numbers([B, groups, length, K], 2));
-  const v = laid(numbers([B, groups, length, K], 3));
+  // Parameters: their gradients are laid out as they are.
+  const q = laid(new Parameter(numbers([B, H, length, K], 1)));
+  const k = laid(new Parameter(numbers([B, groups, length, K], 2)));
+  const v = laid(new Parameter(numbers([B, groups, length, K], 3)));
   const weight = laid(numbers([B, H, length, K], 4));
   // Laid out by a program of their own: in the next the devices have their parts.
   await sync(q, k, v, weight);
-  for (const x of [q, k, v]) x.requiresGrad_();
   const out = F.scaledDotProductAttention(q, k, v, { causal });
   out.mul(weight).sum().backward();
   const grads = [q, k, v].map(({ grad }) => grad as Tensor);
@@ -162,10 +164,9 @@ describe("ring attention on virtual devices", () => {
         const [q, k, v] = [1, 2, 3].map(() => {
           const shape = [1, H, length * devices, K];
           const x = tensor(new Float32Array(shape.reduce((n, size) => n * size)), { shape });
-          return markSharding(x, mesh, sequence);
+          return markSharding(new Parameter(x), mesh, sequence);
         });
         await sync(q, k, v);
-        for (const x of [q, k, v]) x.requiresGrad_();
         let most = 0;
         engine.events.compile$.subscribe(({ info }) => {
           most = Math.max(most, info.arenaBytes);
