@@ -54,11 +54,21 @@ async function explain(meshText: string, strategy: string, clip = false): Promis
   return { model, optimizer, explanation: await explainSharding(step) };
 }
 
-/** Bytes by op, scalars (the loss, a norm) apart. */
 function sent({ rows }: ShardingExplanation): Record<string, number> {
   const out: Record<string, number> = {};
-  for (const { op, bytes, type } of rows) if (!type.endsWith("[]")) out[op] = (out[op] ?? 0) + bytes;
+  for (const { op, bytes } of rows) out[op] = (out[op] ?? 0) + bytes;
   return out;
+}
+
+/** Exactly these bytes by op, but for a few scalars (the loss, its count, a norm) in the sums. */
+function expectSent(
+  explanation: ShardingExplanation,
+  { all_reduce = 0, ...expected }: Record<string, number>,
+): void {
+  const { all_reduce: sums = 0, ...others } = sent(explanation);
+  expect(others).toEqual(expected);
+  expect(sums - all_reduce).toBeGreaterThanOrEqual(0);
+  expect(sums - all_reduce).toBeLessThanOrEqual(4 * 2 * FLOAT);
 }
 const times = ({ rows }: ShardingExplanation, op: string, type: string): number =>
   rows.filter((row) => row.op === op && row.type === type).reduce((sum, row) => sum + row.times, 0);
@@ -69,7 +79,7 @@ const embedding = V * D * FLOAT;
 describe("bytes that one device sends in a step", () => {
   it.each([2, 4, 8])("data parallelism on %i: 2 (n-1)/n of the gradients", async (n) => {
     const { model, explanation } = await explain(`data=${n}`, "ddp", true);
-    expect(sent(explanation)).toEqual({ all_reduce: (2 * (n - 1) * bytesOf(model)) / n });
+    expectSent(explanation, { all_reduce: (2 * (n - 1) * bytesOf(model)) / n });
     // The loss, its count, and nothing for the norm: every device has the whole gradients.
     expect(times(explanation, "all_reduce", "float32[]")).toBeLessThanOrEqual(2);
   });
@@ -77,7 +87,7 @@ describe("bytes that one device sends in a step", () => {
   it.each([2, 4, 8])("fully sharded on %i: gathered forward and backward, gradients scattered", async (n) => {
     const { model, explanation } = await explain(`fsdp=${n}`, "fsdp", true);
     const bytes = bytesOf(model);
-    expect(sent(explanation)).toEqual({
+    expectSent(explanation, {
       // The embedding's rows are not needed in backward.
       all_gather: ((n - 1) * (2 * bytes - embedding)) / n,
       reduce_scatter: ((n - 1) * bytes) / n,
@@ -89,7 +99,7 @@ describe("bytes that one device sends in a step", () => {
   it("hybrid: parameters and gradients within, parts of gradients across", async () => {
     const { model, explanation } = await explain("data=2,fsdp=4", "hsdp");
     const bytes = bytesOf(model);
-    expect(sent(explanation)).toEqual({
+    expectSent(explanation, {
       all_gather: (3 * (2 * bytes - embedding)) / 4,
       reduce_scatter: (3 * bytes) / 4,
       all_reduce: (2 * (bytes / 4)) / 2,
@@ -105,7 +115,7 @@ describe("bytes that one device sends in a step", () => {
     expect(times(explanation, "all_reduce", rows)).toBe(3);
     const activation = BATCH * SEQ * D * FLOAT;
     const row = BATCH * SEQ * FLOAT;
-    expect(sent(explanation)).toEqual({ all_reduce: (4 * LAYERS + 2) * activation + 3 * row });
+    expectSent(explanation, { all_reduce: (4 * LAYERS + 2) * activation + 3 * row });
   });
 
   it("with sequence parallelism: the same sums as scatter and gather", async () => {
@@ -123,7 +133,8 @@ describe("bytes that one device sends in a step", () => {
     // q, k, v and the result forward, as many gradients backward, and what backward reads of the result.
     const activation = BATCH * SEQ * D * FLOAT;
     expect(bytes.all_to_all / (activation / 4)).toBeLessThanOrEqual(8 * LAYERS);
-    expect(bytes.all_reduce).toBe(bytesOf(model));
+    const scalars = bytes.all_reduce - bytesOf(model);
+    expect(scalars >= 0 && scalars <= 4 * 2 * FLOAT, `${scalars} bytes of scalars`).toBe(true);
     expect(bytes.all_gather ?? 0).toBe(0);
   });
 

@@ -21,6 +21,7 @@ import {
   withRecorder,
 } from "@lazuli/fx-trace";
 import {
+  combineSmallSums,
   type Dims,
   encodeDims,
   type Mesh,
@@ -54,6 +55,8 @@ export interface Holder {
 export interface GradHolder {
   readonly grad: { readonly node: Node } | null;
   readonly layout: Dims | null;
+  /** Where not `layout`. */
+  readonly gradLayout: Dims | null;
 }
 
 /**
@@ -250,7 +253,7 @@ export class Engine {
     const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));
     if (initials.size > 0) {
       const layouts = new Map<Node, Dims>();
-      for (const [{ layout }, node] of this.initials) if (layout) layouts.set(node, layout);
+      for (const [holder, node] of this.initials) layouts.set(node, stateLayout(holder, node));
       runs.push(this.runProgram([...initials], new Set(), started, layouts));
     }
     for (const [holder, node] of this.initials) {
@@ -285,18 +288,20 @@ export class Engine {
   } {
     const roots = new Set<Node>();
     const layouts = new Map<Node, Dims>();
+    const onMesh = this.currentMesh !== null;
     const replaced = new Set<DeviceBuffer>();
     const holders = [...this.assigned];
     for (const holder of holders) {
       roots.add(holder.node);
-      if (holder.layout) layouts.set(holder.node, holder.layout);
+      if (onMesh && (holder.layout || holder.isState))
+        layouts.set(holder.node, stateLayout(holder, holder.node));
       const old = holder.committed;
       if (old && old !== holder.node.storage && old.state === "live") replaced.add(old);
     }
-    for (const { grad, layout } of this.gradHolders) {
+    for (const { grad, layout, gradLayout } of this.gradHolders) {
       if (!grad) continue;
       roots.add(grad.node);
-      if (layout) layouts.set(grad.node, layout);
+      if (onMesh) layouts.set(grad.node, gradLayout ?? layout ?? replicated(grad.node.shape.length));
     }
     for (const node of this.kept) roots.add(node);
     for (const node of this.visible) if (node.useCount === 0) roots.add(node);
@@ -424,7 +429,7 @@ export class Engine {
         });
         return parts.graph;
       };
-      graph = runPasses(graph, [spmd, cse, simplify, dce], passOptions);
+      graph = runPasses(graph, [spmd, cse, simplify, dce, combineSmallSums], passOptions);
       outputLayouts = (parts as Partitioned | null)?.outputs ?? null;
     }
     const passed = performance.now();
@@ -465,6 +470,9 @@ export class Engine {
     };
   }
 }
+
+/** State that was not laid out stays whole: it would else take whatever layout a step leaves it in, and the next differ. */
+const stateLayout = ({ layout }: Holder, node: Node): Dims => layout ?? replicated(node.shape.length);
 
 /** How a computed value lies over the mesh. */
 const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? replicated(node.shape.length);

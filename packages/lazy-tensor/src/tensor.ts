@@ -9,7 +9,7 @@ import {
   sizeOf,
   withoutUses,
 } from "@lazuli/fx-trace";
-import { type Dims, type PartitionSpec, specOf } from "@lazuli/sharding";
+import { type Dims, decodeDims, type PartitionSpec, specOf } from "@lazuli/sharding";
 import { type BackwardOptions, backward } from "./autograd.js";
 import type { DeviceBuffer } from "./buffer.js";
 import type { Holder } from "./engine.js";
@@ -37,6 +37,9 @@ export class Tensor implements Holder {
   committed: DeviceBuffer | null = null;
   /** For the engine: how this tensor lies over its mesh, as `markSharding` asked. */
   layout: Dims | null = null;
+  /** How its gradient lies between steps, and its optimizer state, where not as the tensor itself (ZeRO-1 and ZeRO-2). */
+  gradLayout: Dims | null = null;
+  stateLayout: Dims | null = null;
 
   /** Tensors are made by `tensor`, `zeros`, … and by operations; this wraps a recorded node. */
   constructor(node: Node) {
@@ -111,8 +114,18 @@ export class Tensor implements Holder {
    */
   get sharding(): PartitionSpec | null {
     const { mesh } = engine();
-    const layout = this.layout ?? (this.current.storage as DeviceBuffer | null)?.layout;
-    return mesh && layout?.some((axes) => axes.length > 0) ? specOf(mesh, layout) : null;
+    const dims = this.presentLayout;
+    return mesh && dims?.some((axes) => axes.length > 0) ? specOf(mesh, dims) : null;
+  }
+
+  /** For `sharding` and what draws it: the layout as positions of mesh axes; null where nothing is known of it. */
+  get presentLayout(): Dims | null {
+    const { op, attrs, storage } = this.current;
+    if (this.layout) return this.layout;
+    if (storage !== null) return (storage as DeviceBuffer).layout;
+    return op.name === "sharding_constraint" && attrs.direction !== "backward"
+      ? decodeDims(attrs.dims as number[])
+      : null;
   }
 
   // --- gradients ---------------------------------------------------------------------------------------------------

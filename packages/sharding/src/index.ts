@@ -1,3 +1,4 @@
+export { combineSmallSums } from "./combine.js";
 export * from "./errors.js";
 export { type CollectiveRow, explainSharding, formatExplanation } from "./explain.js";
 export * from "./mesh.js";

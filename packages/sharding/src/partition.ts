@@ -240,8 +240,12 @@ class Partitioner {
         return false;
     } else {
       const at = open.findIndex((partial) => partial !== null);
-      if (present.length > 1 || !linearIn[name]?.includes(at) || !isFloat(node.dtype)) return false;
-      if (bytesOf(node.type) > bytesOf(node.inputs[at].type)) return false;
+      // Sums of 16-bit floats are taken in the wider dtype they are cast to.
+      const widens =
+        name === "cast" && isFloat(node.inputs[0].dtype) && bytesOf(node.type) > bytesOf(node.inputs[0].type);
+      if (present.length > 1 || !(widens || linearIn[name]?.includes(at)) || !isFloat(node.dtype))
+        return false;
+      if (!widens && bytesOf(node.type) > bytesOf(node.inputs[at].type)) return false;
     }
     return this.compute(node, open);
   }

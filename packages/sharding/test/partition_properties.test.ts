@@ -1,7 +1,7 @@
 import { formatGraph, runPasses, standardPasses } from "@lazuli/fx-trace";
 import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { formatDims, type Partitioned, partition } from "../src/index.js";
+import { combineSmallSums, formatDims, type Partitioned, partition } from "../src/index.js";
 import { makeSharded, recipe, type Sharded } from "./random_sharded.js";
 import { evaluate, type Value } from "./reference.js";
 import { simulate } from "./simulate.js";
@@ -54,7 +54,7 @@ describe("a partitioned graph gives what the graph gives", { timeout: 60_000 }, 
     );
   });
 
-  it("after the passes, and with the local graph going through them again", () => {
+  it("after the passes, and with the local graph going through them again, small sums combined", () => {
     const passes = standardPasses((op) => op.lower !== "composite");
     fc.assert(
       fc.property(recipe, (made) => {
@@ -63,7 +63,10 @@ describe("a partitioned graph gives what the graph gives", { timeout: 60_000 }, 
         fc.pre(wanted !== null);
         const graph = runPasses(sharded.graph, passes);
         const { graph: local, outputs } = partition(graph, sharded.request);
-        const simplified = { graph: runPasses(local, passes, { verify: true }), outputs };
+        const simplified = {
+          graph: runPasses(local, [...passes, combineSmallSums], { verify: true }),
+          outputs,
+        };
         expectSame({ ...sharded, graph }, simplified, wanted as Value[]);
       }),
       options,

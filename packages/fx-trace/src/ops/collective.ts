@@ -158,7 +158,12 @@ export const sharding_constraint: Op<typeof constraintAttrs> = defineOp({
     checkGroup("sharding_constraint", { mesh, axes: listed });
     return x.types;
   },
-  vjp: ({ grad, attrs }) => [attrs.direction === "both" ? ops.sharding_constraint([grad], attrs) : grad],
+  vjp: ({ grad, attrs }) => {
+    if (attrs.direction === "both") return [ops.sharding_constraint([grad], attrs)];
+    if (attrs.direction === "backward")
+      return [ops.sharding_constraint([grad], { ...attrs, direction: "forward" })];
+    return [grad];
+  },
   sharding: elementwiseSharding,
 });
 

@@ -106,7 +106,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     const existing = states.get(name);
     if (existing) return existing;
     const fresh = zeros(shape);
-    if (shape === param.shape) fresh.layout = param.layout;
+    if (shape === param.shape) fresh.layout = param.stateLayout ?? param.layout;
     engine().markInitial(fresh);
     states.set(name, fresh);
     return fresh;

@@ -1,3 +1,4 @@
+import { type DType, isFloat } from "@lazuli/fx-trace";
 import { type Dims, localSize, type Mesh, replicated, ShardingError, sameDims } from "@lazuli/sharding";
 import type { Module } from "../nn/module.js";
 import type { Parameter } from "../nn/parameter.js";
@@ -6,7 +7,16 @@ import { Tensor } from "../tensor.js";
 import { constrain, layOut } from "./mark.js";
 import { matchPaths } from "./patterns.js";
 
+/** 1: optimizer state is divided; 2: gradients too; 3: parameters too. Rajbhandari et al. 2020. */
+export type ZeroStage = 1 | 2 | 3;
+
 export interface FullyShardOptions {
+  /** What is divided. Default 3: everything. */
+  readonly stage?: ZeroStage;
+  /** Dtype that parameters are gathered and used in; they and their optimizer state stay as they are. As MixedPrecisionPolicy.param_dtype. */
+  readonly paramDtype?: DType;
+  /** Dtype that gradients are summed over the mesh in: `paramDtype`, or the parameter's own. Default: `paramDtype`. */
+  readonly gradReduceDtype?: DType;
   /** Mesh axis, or several, that parameters, gradients and optimizer state are divided over. Default `fsdp`. */
   readonly axis?: string | readonly string[];
   /** Paths of the modules whose parameters are gathered together, just before their forward. Default: those held in lists. */
@@ -22,15 +32,14 @@ export interface FullyShardOptions {
  * besides. As torch.distributed.fsdp.fully_shard. Rajbhandari et al. 2020 (ZeRO), Zhao et al. 2023.
  */
 export function fullyShard<M extends Module>(model: M, mesh: Mesh, options: FullyShardOptions = {}): M {
-  const { axis = "fsdp", reshardAfterForward = true } = options;
+  const { axis = "fsdp" } = options;
   const axes = (typeof axis === "string" ? [axis] : axis).map((name) => mesh.axis(name, "fullyShard"));
   engine().useMesh(mesh);
-  const wrapped = wrappedModules(model, options.wrap);
   const taken = new Set<Parameter>();
-  for (const module of wrapped) {
+  for (const module of wrappedModules(model, options.wrap)) {
     const mine = module.parameters().filter((param) => !taken.has(param));
     for (const param of mine) taken.add(param);
-    shardGroup(module, mine, mesh, axes, reshardAfterForward);
+    shardGroup(module, mine, mesh, axes, options);
   }
   return model;
 }
@@ -46,26 +55,40 @@ function wrappedModules(model: Module, wrap: readonly string[] | undefined): Mod
   return [...unique.sort((a, b) => (order.get(b) ?? 0) - (order.get(a) ?? 0)), model];
 }
 
+interface Group {
+  readonly whole: Dims;
+  readonly divided: Dims;
+}
+
 function shardGroup(
   module: Module,
   params: readonly Parameter[],
   mesh: Mesh,
   axes: readonly number[],
-  reshardAfterForward: boolean,
+  options: FullyShardOptions,
 ): void {
-  const gathered = new Map<Parameter, Dims>();
+  const { stage = 3, paramDtype, gradReduceDtype = paramDtype, reshardAfterForward = true } = options;
+  const groups = new Map<Parameter, Group>();
   for (const param of params) {
-    const before = param.layout ?? replicated(param.rank);
-    const divided = dividedLayout(param, before, mesh, axes);
-    if (sameDims(divided, before)) continue;
-    gathered.set(param, before);
-    layOut(param, mesh, divided);
+    const whole = param.layout ?? replicated(param.rank);
+    const divided = dividedLayout(param, whole, mesh, axes);
+    if (sameDims(divided, whole)) continue;
+    groups.set(param, { whole, divided });
+    param.stateLayout = divided;
+    if (stage >= 2) param.gradLayout = divided;
+    layOut(param, mesh, stage === 3 ? divided : whole);
   }
-  if (gathered.size === 0) return;
-  const direction = reshardAfterForward ? "regather" : "forward";
+  if (groups.size === 0 || (stage < 3 && !paramDtype)) return;
+  const direction = stage === 3 && reshardAfterForward ? "regather" : "forward";
   module.wrapForward((next) => {
     const stands = new Map<Tensor, Tensor["node"]>();
-    for (const [param, dims] of gathered) stands.set(param, constrain(param, mesh, dims, direction).node);
+    for (const [param, { whole, divided }] of groups) {
+      let value: Tensor = paramDtype && isFloat(param.dtype) ? param.to(paramDtype) : param;
+      // A gradient laid out before it is cast back is summed in the narrow dtype.
+      if (gradReduceDtype === value.dtype && value !== param)
+        value = constrain(value, mesh, divided, "backward");
+      stands.set(param, constrain(value, mesh, whole, direction).node);
+    }
     return Tensor.showing(stands, next);
   });
 }

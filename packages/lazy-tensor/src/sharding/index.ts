@@ -1,5 +1,5 @@
 export { explainSharding, type ShardingExplanation } from "./explain.js";
-export { type FullyShardOptions, fullyShard } from "./fsdp.js";
+export { type FullyShardOptions, fullyShard, type ZeroStage } from "./fsdp.js";
 export {
   type ConstraintDirection,
   clearSharding,

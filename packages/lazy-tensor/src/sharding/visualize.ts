@@ -5,16 +5,13 @@ import {
   visualizeSharding as textOf,
   type VisualizeOptions,
 } from "@lazuli/sharding";
-import type { DeviceBuffer } from "../buffer.js";
 import { engine } from "../runtime.js";
 import type { Tensor } from "../tensor.js";
 
 function layoutOf(tensor: Tensor): Parameters<typeof svgOf> {
   const { mesh } = engine();
   if (!mesh) throw new ShardingError("visualizeSharding", "no tensor lies over a mesh: markSharding first");
-  const dims =
-    tensor.layout ?? (tensor.node.storage as DeviceBuffer | null)?.layout ?? replicated(tensor.rank);
-  return [tensor.shape, mesh, dims];
+  return [tensor.shape, mesh, tensor.presentLayout ?? replicated(tensor.rank)];
 }
 
 /** Which devices hold which part of a tensor, as a grid for the terminal. As jax.debug.visualize_array_sharding. */
