@@ -197,21 +197,21 @@ DeviceStats CpuDevice::stats(std::optional<int> device) const {
 }
 
 void CpuDevice::exchange(std::span<const std::byte> bytes, bool mustAgree, Exchanged done) {
-  workers_[0]->push([mpi = mpi_, mustAgree, done = std::move(done),
-                     own = std::vector(bytes.begin(), bytes.end())] {
-    RunResult result;
-    try {
-      if (!mpi) return done({}, {own});
-      auto all = mpi->gather(own);
-      if (mustAgree && std::any_of(all.begin(), all.end(), [&](const auto& each) { return each != own; }))
-        mpi->refuse("the ranks are to run different programs");
-      return done({}, std::move(all));
-    } catch (const std::exception& error) {
-      result.error = error.what();
-      result.collective = true;
-    }
-    done(std::move(result), {});
-  });
+  workers_[0]->push(
+      [mpi = mpi_, mustAgree, done = std::move(done), own = std::vector(bytes.begin(), bytes.end())] {
+        RunResult result;
+        try {
+          if (!mpi) return done({}, {own});
+          auto all = mpi->gather(own);
+          if (mustAgree && std::any_of(all.begin(), all.end(), [&](const auto& each) { return each != own; }))
+            mpi->refuse("the ranks are to run different programs");
+          return done({}, std::move(all));
+        } catch (const std::exception& error) {
+          result.error = error.what();
+          result.collective = true;
+        }
+        done(std::move(result), {});
+      });
 }
 
 std::unique_ptr<Device> makeCpuDevice(const DeviceOptions& options) {
