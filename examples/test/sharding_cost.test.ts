@@ -125,6 +125,15 @@ describe("bytes that one device sends in a step", () => {
     // Forward and for gradients, two a layer each; inputs once more for the weights' gradients; the final norm's twice.
     expect(times(explanation, "all_gather", part)).toBe(6 * LAYERS + 2);
     expect(times(explanation, "all_reduce", whole)).toBe(0);
+    const activation = BATCH * SEQ * D * FLOAT;
+    const row = BATCH * SEQ * FLOAT;
+    expectSent(explanation, {
+      // The embedding's gradient is summed too: its rows were looked up for parts of the sequence.
+      reduce_scatter: ((4 * LAYERS + 2) * activation + embedding) / 2,
+      all_gather: ((6 * LAYERS + 2) * activation) / 2,
+      // Of the logits, and gradients of the norms' weights, which every device has.
+      all_reduce: 3 * row + (2 * LAYERS + 1) * D * FLOAT,
+    });
   });
 
   it("Ulysses: exchanges around attention, and gradients as in data parallelism", async () => {
