@@ -14,7 +14,6 @@ import {
   manualSeed,
   markSharding,
   optim,
-  type ShardingExplanation,
   saveCheckpoint,
   sync,
   tensor,
@@ -22,6 +21,7 @@ import {
 import { afterEach, describe, expect, it } from "vitest";
 import { configSchema } from "../llama/config.js";
 import { Llama } from "../llama/model.js";
+import { expectSent, sent } from "./sent.js";
 
 const config = configSchema.parse({
   vocab_size: 64,
@@ -82,23 +82,6 @@ function expectClose(actual: readonly number[], expected: readonly number[], tol
       `step ${i + 1}: ${loss}, expected ${expected[i]}`,
     ).toBeLessThan(tolerance);
   });
-}
-
-function sent({ rows }: ShardingExplanation): Record<string, number> {
-  const out: Record<string, number> = {};
-  for (const { op, bytes } of rows) out[op] = (out[op] ?? 0) + bytes;
-  return out;
-}
-
-/** Exactly these bytes by op, but for a few scalars (the loss, its count, a norm) in the sums. */
-function expectSent(
-  explanation: ShardingExplanation,
-  { all_reduce = 0, ...expected }: Record<string, number>,
-): void {
-  const { all_reduce: sums = 0, ...others } = sent(explanation);
-  expect(others).toEqual(expected);
-  expect(sums - all_reduce).toBeGreaterThanOrEqual(0);
-  expect(sums - all_reduce).toBeLessThanOrEqual(4 * 2 * FLOAT);
 }
 
 const held = async (value: Parameters<typeof localShards>[0]): Promise<number> =>

@@ -13,6 +13,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { configSchema } from "../llama/config.js";
 import { Llama } from "../llama/model.js";
 import { parseMesh, parseStrategies, shardLlama } from "../llama/sharding.js";
+import { expectSent, sent } from "./sent.js";
 
 // What the textbook layouts send and hold, to the byte. Vaswani's block has 2 sums forward and 2 backward under Megatron's
 // tensor parallelism; data parallelism sends 2 (n-1)/n of the gradients; ZeRO-3 gathers twice and scatters once.
@@ -54,22 +55,6 @@ async function explain(meshText: string, strategy: string, clip = false): Promis
   return { model, optimizer, explanation: await explainSharding(step) };
 }
 
-function sent({ rows }: ShardingExplanation): Record<string, number> {
-  const out: Record<string, number> = {};
-  for (const { op, bytes } of rows) out[op] = (out[op] ?? 0) + bytes;
-  return out;
-}
-
-/** Exactly these bytes by op, but for a few scalars (the loss, its count, a norm) in the sums. */
-function expectSent(
-  explanation: ShardingExplanation,
-  { all_reduce = 0, ...expected }: Record<string, number>,
-): void {
-  const { all_reduce: sums = 0, ...others } = sent(explanation);
-  expect(others).toEqual(expected);
-  expect(sums - all_reduce).toBeGreaterThanOrEqual(0);
-  expect(sums - all_reduce).toBeLessThanOrEqual(4 * 2 * FLOAT);
-}
 const times = ({ rows }: ShardingExplanation, op: string, type: string): number =>
   rows.filter((row) => row.op === op && row.type === type).reduce((sum, row) => sum + row.times, 0);
 

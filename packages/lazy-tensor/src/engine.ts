@@ -1,12 +1,8 @@
 import type { NativeDevice, RunResult } from "@lazuli/cuda-backend";
 import {
   closeGraph,
-  cse,
-  dce,
-  type Encoded,
   encodeNodes,
   formatType,
-  type Graph,
   hashWords,
   input as inputOp,
   type Node,
@@ -15,29 +11,18 @@ import {
   reachable,
   runPasses,
   setRecorder,
-  simplify,
   standardPasses,
   type TensorType,
   withRecorder,
 } from "@lazuli/fx-trace";
-import {
-  type ContextParallel,
-  combineSmallSums,
-  contextParallels,
-  type Dims,
-  encodeDims,
-  type Mesh,
-  type Partitioned,
-  partition,
-  replicated,
-  ShardingError,
-} from "@lazuli/sharding";
+import { type ContextParallel, type Dims, type Mesh, replicated, ShardingError } from "@lazuli/sharding";
 import { inject, injectable } from "tsyringe";
 import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError } from "./errors.js";
 import type { Events } from "./events.js";
+import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
 import { type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
 import { type CachedProgram, explainMiss, ProgramCache, summarize } from "./program_cache.js";
@@ -333,7 +318,15 @@ export class Engine {
     for (const node of nodes) if (node.storage !== null) this.requireLive(node, node.storage as DeviceBuffer);
     const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
     const mesh = this.currentMesh;
-    const key = mesh ? keyOnMesh(mesh, this.contextParallel, encoded, roots, layouts) : encoded.words;
+    const key = mesh
+      ? keyOnMesh(encoded.words, {
+          mesh,
+          contextParallel: this.contextParallel,
+          inputs: encoded.inputs,
+          roots,
+          layouts,
+        })
+      : encoded.words;
     const hash = hashWords(key);
     let program = this.cache.find(hash, key);
     const cached = program !== null;
@@ -426,18 +419,10 @@ export class Engine {
     let outputLayouts: readonly Dims[] | null = null;
     const mesh = this.currentMesh;
     if (mesh) {
-      let parts: Partitioned | null = null;
-      const spmd = (whole: Graph): Graph => {
-        parts = partition(whole, {
-          mesh,
-          contextParallel: this.contextParallel,
-          inputs: inputs.map(layoutOf),
-          outputs: roots.map((root) => layouts.get(root) ?? null),
-        });
-        return parts.graph;
-      };
-      graph = runPasses(graph, [spmd, cse, simplify, dce, combineSmallSums], passOptions);
-      outputLayouts = (parts as Partitioned | null)?.outputs ?? null;
+      const { contextParallel } = this;
+      const parts = partitionForMesh(graph, { mesh, contextParallel, inputs, roots, layouts }, passOptions);
+      graph = parts.graph;
+      outputLayouts = parts.outputs;
     }
     const passed = performance.now();
     const isInput = (node: Node): boolean => node.op.code === inputOp.code;
@@ -476,32 +461,4 @@ export class Engine {
       graph: mesh ? graph : null,
     };
   }
-}
-
-/** State stays where it is: it would else take whatever layout a step leaves it in, and the next step differ. */
-const stateLayout = ({ layout, committed }: Holder, node: Node): Dims =>
-  layout ?? committed?.layout ?? replicated(node.shape.length);
-
-/** How a computed value lies over the mesh. */
-const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? replicated(node.shape.length);
-
-/** The recorded program and where its ends lie: what a program compiled for a mesh depends on. */
-function keyOnMesh(
-  mesh: Mesh,
-  contextParallel: ContextParallel,
-  { words, inputs }: Encoded,
-  roots: readonly Node[],
-  layouts: ReadonlyMap<Node, Dims>,
-): Uint32Array {
-  const more = [...mesh.sizes, contextParallels.indexOf(contextParallel)];
-  for (const node of inputs) more.push(...encodeDims(layoutOf(node)));
-  for (const root of roots) {
-    const layout = layouts.get(root);
-    if (layout) more.push(1, ...encodeDims(layout));
-    else more.push(0);
-  }
-  const key = new Uint32Array(words.length + more.length);
-  key.set(words);
-  key.set(more, words.length);
-  return key;
 }
