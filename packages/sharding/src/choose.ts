@@ -16,7 +16,8 @@ export const bytesOf = (type: Node["type"]): number => sizeOf(type.shape) * dtyp
 
 /**
  * The mesh axes that an op's factors are divided over, from the layouts its operands have and its results are wanted in.
- * Where they disagree, or two factors want one axis, the layout of more bytes wins: the others are what is moved.
+ * Where they disagree, or two factors want one axis, the layout of more bytes on a device wins: the others are what is
+ * moved.
  */
 export function chooseAssignment(
   node: Node,
@@ -27,7 +28,7 @@ export function chooseAssignment(
 ): Map<string, readonly number[]> {
   const wishes = new Map<string, Wish[]>();
   const note = (dims: readonly (readonly string[])[], layout: Dims, type: Node["type"]): void => {
-    const weight = bytesOf(type) + 1;
+    const weight = bytesOf(type) / mesh.sizeOf(layout.flat()) + 1;
     dims.forEach((factors, d) => {
       for (const [factor, axes] of splitAxes(factors, layout[d], f.sizes, mesh) ?? []) {
         if (f.replicate.has(factor)) continue;

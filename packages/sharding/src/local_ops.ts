@@ -95,7 +95,8 @@ const lookUp: Handler = (node, context) => {
   if (axes.length === 0) return null;
   // Where the places are divided over the same axes, either those are gathered or the table is: the smaller.
   const overlaps = plan.of(index).some((list) => list.some((axis) => axes.includes(axis)));
-  if (overlaps && bytesOf(table.type) < bytesOf(node.type)) return null;
+  const onDevice = (value: Node): number => bytesOf(value.type) / plan.mesh.sizeOf(plan.of(value).flat());
+  if (overlaps && onDevice(table) < onDevice(node)) return null;
   const indexDims = plan.of(index).map((list) => {
     const shared = list.findIndex((axis) => axes.includes(axis));
     return shared < 0 ? list : list.slice(0, shared);
