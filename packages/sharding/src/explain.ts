@@ -188,10 +188,32 @@ function table(lines: readonly (readonly string[])[], right: ReadonlySet<number>
 
 const bytesIn = (rows: readonly CollectiveRow[]): number => rows.reduce((sum, { bytes }) => sum + bytes, 0);
 
-/** The rows as a table, most bytes first, then what goes over each axis (or axes together), and in all. */
+const starred = (text: string): string => text.replaceAll(/\.\d+(?=\.|\b)/g, ".*");
+
+/** Rows that are alike but for a number in the module's path as one: `layers.*` for every layer. */
+function folded(rows: readonly CollectiveRow[]): CollectiveRow[] {
+  const groups = new Map<string, CollectiveRow[]>();
+  for (const row of rows) {
+    const key = [row.op, row.axes.join(), row.type, starred(row.scope)].join("|");
+    groups.set(key, [...(groups.get(key) ?? []), row]);
+  }
+  return [...groups.values()].map((group) => {
+    const [first] = group;
+    if (group.length === 1) return first;
+    return {
+      ...first,
+      bytes: bytesIn(group),
+      times: group.reduce((sum, { times }) => sum + times, 0),
+      scope: starred(first.scope),
+      why: merged(group.map(({ why }) => starred(why))),
+    };
+  });
+}
+
+/** The rows as a table, layers of one list together, most bytes first, then what goes over each axis (or axes together), and in all. */
 export function formatExplanation(rows: readonly CollectiveRow[], mesh: Mesh): string {
   if (rows.length === 0) return `${mesh}: no communication\n`;
-  const sorted = [...rows].sort((a, b) => b.bytes - a.bytes);
+  const sorted = folded(rows).sort((a, b) => b.bytes - a.bytes);
   const lines = sorted.map(({ op, axes, bytes, times, scope, type, why }) => [
     formatBytes(bytes),
     String(times),
