@@ -136,7 +136,7 @@ describe("bytes that one device sends in a step", () => {
     const { explanation } = await explain("fsdp=2", "fsdp");
     const text = String(explanation);
     expect(text).toMatch(/reduce_scatter +fsdp +float32\[64, 64\]/);
-    expect(text).toMatch(/peak on one device: [\d.]+ MiB/);
+    expect(text).toMatch(/peak on one device: [\d.]+ [KM]iB/);
   });
 });
 

@@ -21,6 +21,13 @@ export interface ShardingExplanation {
   toString(): string;
 }
 
+/** `1.5 MiB`; powers of two, as memory is. */
+function formatMemory(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const unit = bytes < 1 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
+  return `${(bytes / 2 ** (10 * unit)).toFixed(unit === 0 ? 0 : 1)} ${units[unit]}`;
+}
+
 /** What a program holds on one device at its peak. */
 function peakOf({ info, graph }: StepEvent): number {
   const inputs = (graph as Graph).inputs.reduce(
@@ -60,7 +67,6 @@ export async function explainSharding(step: () => unknown): Promise<ShardingExpl
     rows,
     bytesByAxes,
     peakBytes,
-    toString: () =>
-      `${formatExplanation(rows, mesh)}peak on one device: ${(peakBytes / 2 ** 20).toFixed(1)} MiB\n`,
+    toString: () => `${formatExplanation(rows, mesh)}peak on one device: ${formatMemory(peakBytes)}\n`,
   };
 }
