@@ -145,6 +145,13 @@ describe("fullyShard", () => {
     );
   });
 
+  it("refuses to sum gradients in a dtype that is nowhere", () => {
+    engine = configure({ device: "cpu", virtualDevices: 2 });
+    expect(() =>
+      fullyShard(new Llama(config), new Mesh({ fsdp: 2 }), { gradReduceDtype: "bfloat16" }),
+    ).toThrow(/gradReduceDtype bfloat16 is neither paramDtype, which is not given, nor float32/);
+  });
+
   it("saves from one mesh what another one, or one device, goes on with", async () => {
     const folder = await mkdtemp(join(tmpdir(), "lazuli-mesh-"));
     try {

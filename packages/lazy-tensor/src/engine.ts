@@ -204,8 +204,7 @@ export class Engine {
     const gathered = this.runProgram([whole], new Set(), performance.now(), layouts);
     const copy = whole.storage as DeviceBuffer;
     try {
-      await this.device.download(copy.id, target);
-      await gathered;
+      await Promise.all([gathered, this.device.download(copy.id, target)]);
     } finally {
       this.pool.free(copy);
     }

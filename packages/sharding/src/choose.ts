@@ -11,6 +11,9 @@ interface Wish {
 const startsWith = (list: readonly number[], prefix: readonly number[]): boolean =>
   prefix.length <= list.length && prefix.every((axis, i) => axis === list[i]);
 
+/** Bytes below which a collective's cost is mostly that of meeting at all. */
+export const SMALL_BYTES = 1 << 16;
+
 /** Bytes of a value over the whole mesh. */
 export const bytesOf = (type: Node["type"]): number => sizeOf(type.shape) * dtypeInfo[type.dtype].sizeBytes;
 

@@ -1,30 +1,26 @@
 import {
+  apply,
   atScope,
   concat,
   type Graph,
   GraphBuilder,
   type Node,
-  type OpDef,
   ops,
   reshape,
   sizeOf,
   slice,
   withRecorder,
 } from "@lazuli/fx-trace";
-import { bytesOf } from "./choose.js";
+import { bytesOf, SMALL_BYTES } from "./choose.js";
 
-/** Bytes below which a collective's cost is mostly that of meeting at all. */
-const SMALL = 1 << 16;
 /** Bytes of one combined collective: what it joins lives until the last is there. */
 const BUCKET = 1 << 22;
 
-const isSmallSum = (node: Node): boolean => node.op.name === "all_reduce" && bytesOf(node.type) <= SMALL;
+const isSmallSum = (node: Node): boolean =>
+  node.op.name === "all_reduce" && bytesOf(node.type) <= SMALL_BYTES;
 
 /** Sums that can be one: over the same devices, of the same kind and dtype. */
 const kindOf = ({ attrs, dtype }: Node): string => `${attrs.mesh}/${attrs.axes}/${attrs.kind}/${dtype}`;
-
-const call = (op: OpDef, inputs: readonly Node[], attrs: Node["attrs"]): Node =>
-  (op as OpDef & ((inputs: readonly Node[], attrs: Node["attrs"]) => Node))(inputs, attrs);
 
 /** Small all_reduces that wait for nothing of each other as one: the loss and its count, gradients of norms. */
 export function combineSmallSums(graph: Graph): Graph {
@@ -41,7 +37,7 @@ export function combineSmallSums(graph: Graph): Graph {
     const inputs = batch.map((node) => of(node.inputs[0]));
     const [first] = batch;
     if (batch.length === 1) {
-      atScope(first.scope, () => made.set(first, call(first.op, inputs, first.attrs)));
+      atScope(first.scope, () => made.set(first, apply(first.op, inputs, first.attrs)));
     } else {
       const sum = ops.all_reduce(
         [
@@ -83,7 +79,7 @@ export function combineSmallSums(graph: Graph): Graph {
     for (const node of graph.nodes) {
       if (isSmallSum(node)) continue;
       const inputs = node.inputs.map(of);
-      atScope(node.scope, () => made.set(node, call(node.op, inputs, node.attrs)));
+      atScope(node.scope, () => made.set(node, apply(node.op, inputs, node.attrs)));
       sums.get(node)?.forEach(putOff);
     }
     return builder.finish(graph.outputs.map(of));

@@ -1,5 +1,6 @@
 import {
   add,
+  apply,
   cast,
   eq,
   full,
@@ -7,7 +8,6 @@ import {
   logicalAnd,
   lt,
   type Node,
-  type OpDef,
   ops,
   reshape,
   sub,
@@ -36,14 +36,11 @@ const whole = (node: Node, local: Node): Local => ({
   partial: null,
 });
 
-const again = (node: Node, inputs: readonly Node[] = []): Node =>
-  (node.op as OpDef & ((inputs: readonly Node[], attrs: unknown) => Node))(inputs, node.attrs);
-
 /** Random numbers follow the global index: all are drawn, and consumers take their part. */
 const drawn: Handler = (node, { operand }) =>
-  whole(node, again(node, [operand(node.inputs[0], replicated(1))]));
+  whole(node, apply(node.op, [operand(node.inputs[0], replicated(1))], node.attrs));
 
-const constant: Handler = (node) => whole(node, again(node));
+const constant: Handler = (node) => whole(node, apply(node.op, [], node.attrs));
 
 const indices: Handler = (node, { plan, move }) => {
   const dims = plan.of(node);
@@ -85,6 +82,12 @@ function ownRows(
   return { own: where(isOwn, shifted, 0), isOwn };
 }
 
+/** A mask over the places, to stand where the rows of `table` looked up at them stand. */
+const inPlaceOf = (mask: Node, table: Node, dim: number): Node => {
+  const ones = (count: number): number[] => new Array<number>(count).fill(1);
+  return reshape(mask, [...ones(dim), ...mask.shape, ...ones(table.shape.length - dim - 1)]);
+};
+
 /** Rows divided over devices (a vocabulary-parallel embedding): each looks up its own, the rest adds zero. Megatron-LM. */
 const lookUp: Handler = (node, context) => {
   const { plan, operand } = context;
@@ -108,12 +111,13 @@ const lookUp: Handler = (node, context) => {
   );
   const { own, isOwn } = ownRows(operand(index, indexDims), table.shape[dim], axes, context);
   const rows = ops.index_select([operand(table, columns), own], { dim });
-  const rank = index.shape.length;
-  const after = table.shape.length - dim - 1;
-  const mask = reshape(isOwn, [...new Array(dim).fill(1), ...isOwn.shape, ...new Array(after).fill(1)]);
   const dims = [...columns.slice(0, dim), ...indexDims, ...columns.slice(dim + 1)];
-  if (dims.length !== table.shape.length - 1 + rank) return null;
-  return { node: where(mask, rows, 0), shape: node.shape, dims, partial: { axes, kind: "sum" } };
+  return {
+    node: where(inPlaceOf(isOwn, table, dim), rows, 0),
+    shape: node.shape,
+    dims,
+    partial: { axes, kind: "sum" },
+  };
 };
 
 /**
@@ -145,13 +149,7 @@ const addRows: Handler = (node, context) => {
   });
   if (rows.length > 0) {
     const found = ownRows(own, base.shape[dim], rows, context);
-    const after = base.shape.length - dim - 1;
-    const mask = reshape(found.isOwn, [
-      ...new Array(dim).fill(1),
-      ...found.isOwn.shape,
-      ...new Array(after).fill(1),
-    ]);
-    rowsToAdd = where(mask, rowsToAdd, 0);
+    rowsToAdd = where(inPlaceOf(found.isOwn, base, dim), rowsToAdd, 0);
     own = found.own;
   }
   let start = operand(base, columns);

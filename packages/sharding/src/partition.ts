@@ -1,4 +1,5 @@
 import {
+  apply,
   atScope,
   eq,
   type Graph,
@@ -7,13 +8,12 @@ import {
   input,
   isFloat,
   type Node,
-  type OpDef,
   type ReductionKind,
   result,
   where,
   withRecorder,
 } from "@lazuli/fx-trace";
-import { bytesOf, chooseAssignment } from "./choose.js";
+import { bytesOf, chooseAssignment, SMALL_BYTES } from "./choose.js";
 import { contextPlan, runContext } from "./context.js";
 import { handlers, localAttrs } from "./local_ops.js";
 import type { Mesh } from "./mesh.js";
@@ -85,15 +85,12 @@ function decomposeNodes(graph: Graph, chosen: ReadonlySet<Node>): Graph {
         if (chosen.has(node) && node.op.decompose)
           made.set(node, node.op.decompose(inputs, node.attrs as never, node));
         else if (node.op.name === "result" && chosen.has(node.inputs[0])) made.set(node, [of(node)]);
-        else made.set(node, [call(node.op, inputs, node.attrs)]);
+        else made.set(node, [apply(node.op, inputs, node.attrs)]);
       });
     }
     return builder.finish(graph.outputs.map(of));
   });
 }
-
-const call = (op: OpDef, inputs: readonly Node[], attrs: Node["attrs"]): Node =>
-  (op as OpDef & ((inputs: readonly Node[], attrs: Node["attrs"]) => Node))(inputs, attrs);
 
 /**
  * Attention of queries and keys that are no one sequence in even parts (context.ts) needs them whole: axes that divide them
@@ -256,8 +253,7 @@ class Partitioner {
 
   /** Few elements joined stay open together, so that one sum serves all: gradient norms by parameter, say. */
   private joinOpen(node: Node, open: readonly (Partial | null)[]): boolean {
-    const most = 1 << 16; // bytes that are cheaper to add up as zeros than to wait for another collective
-    if (bytesOf(node.type) > most || !isFloat(node.dtype)) return false;
+    if (bytesOf(node.type) > SMALL_BYTES || !isFloat(node.dtype)) return false;
     const axes = [...new Set(open.flatMap((partial) => partial?.axes ?? []))].sort((a, b) => a - b);
     const inputs = node.inputs.map((x, i) => {
       const own = open[i]?.axes ?? [];
@@ -269,7 +265,7 @@ class Partitioner {
       return rest.length === 0 ? part : where(eq(this.move.index(rest), 0), part, 0);
     });
     this.set(node, {
-      node: call(node.op, inputs, node.attrs),
+      node: apply(node.op, inputs, node.attrs),
       shape: node.shape,
       dims: replicated(node.shape.length),
       partial: { axes, kind: "sum" },
@@ -326,7 +322,7 @@ class Partitioner {
       dims.map((factors) => joinAxes(factors, assigned, f.sizes, mesh)),
     );
     const expected = resultDims.map((dims, i) => localShape(mesh, node.types[i].shape, dims));
-    const local = call(node.op, inputs, localAttrs(node, inputs, expected[0]));
+    const local = apply(node.op, inputs, localAttrs(node, inputs, expected[0]));
     local.types.forEach(({ shape }, i) => {
       if (shape.some((size, d) => size !== expected[i][d]))
         throw new GraphError(

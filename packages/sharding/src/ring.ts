@@ -1,5 +1,6 @@
 import {
   add,
+  apply,
   cast,
   castUp,
   div,
@@ -10,7 +11,6 @@ import {
   maximum,
   mul,
   type Node,
-  type OpDef,
   ops,
   resultsOf,
   scalar,
@@ -67,8 +67,7 @@ export class Ring {
 
   /** The op itself on the keys of one step: its results. A shift of null is 0. */
   compute(inputs: readonly Node[], shift: Node | null, attrs = this.node.attrs): Node[] {
-    const call = this.node.op as OpDef & ((inputs: readonly Node[], attrs: Node["attrs"]) => Node);
-    return resultsOf(call(shift ? [...inputs, shift] : inputs, attrs));
+    return resultsOf(apply(this.node.op, shift ? [...inputs, shift] : inputs, attrs));
   }
 
   /** How many parts of `length` later in the sequence this device's is than that whose keys a step has: r or r - n. */

@@ -15,7 +15,7 @@ export interface FullyShardOptions {
   readonly stage?: ZeroStage;
   /** Dtype that parameters are gathered and used in; they and their optimizer state stay as they are. As MixedPrecisionPolicy.param_dtype. */
   readonly paramDtype?: DType;
-  /** Dtype that gradients are summed over the mesh in: `paramDtype`, or the parameter's own. Default: `paramDtype`. */
+  /** Dtype that gradients are summed over the mesh in: `paramDtype`, or the parameter's own; else ShardingError. Default: `paramDtype`. */
   readonly gradReduceDtype?: DType;
   /** Mesh axis, or several, that parameters, gradients and optimizer state are divided over. Default `fsdp`. */
   readonly axis?: string | readonly string[];
@@ -70,6 +70,11 @@ function shardGroup(
   const { stage = 3, paramDtype, gradReduceDtype = paramDtype, reshardAfterForward = true } = options;
   const groups = new Map<Parameter, Group>();
   for (const param of params) {
+    if (gradReduceDtype && gradReduceDtype !== paramDtype && gradReduceDtype !== param.dtype)
+      throw new ShardingError(
+        "fullyShard",
+        `gradReduceDtype ${gradReduceDtype} is neither paramDtype, ${paramDtype ?? "which is not given"}, nor ${param.dtype}, that of ${param.name || "a parameter"}`,
+      );
     const whole = param.layout ?? replicated(param.rank);
     const divided = dividedLayout(param, whole, mesh, axes);
     if (sameDims(divided, whole)) continue;
