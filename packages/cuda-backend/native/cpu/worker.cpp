@@ -39,19 +39,18 @@ void CpuWorker::execute(CpuRun& run) {
   } else if (place_.communicator && !result.error.empty() && !result.collective) {
     place_.communicator->fail(result.error);
   }
-  if (!result.error.empty()) {
-    auto error = std::make_shared<const std::string>(result.error);
-    for (BufferId id : run.outputs) buffers_[id] = {Block(), error};
-  } else {
-    for (size_t o = 0; o < run.outputs.size(); o++) {
-      int64_t input = run.executable->takesOver(o);
-      if (input >= 0) fresh[o] = std::move(buffers_.at(run.inputs[static_cast<size_t>(input)]).block);
-      buffers_[run.outputs[o]] = {std::move(fresh[o]), nullptr};
-    }
+  for (size_t o = 0; result.error.empty() && o < run.outputs.size(); o++) {
+    int64_t input = run.executable->takesOver(o);
+    if (input >= 0) fresh[o] = std::move(buffers_.at(run.inputs[static_cast<size_t>(input)]).block);
   }
+  // Before the outputs are there: one may bear the number of a donated input.
   for (size_t i = 0; i < run.inputs.size(); i++) {
     if (run.executable->isDonated(i)) buffers_.erase(run.inputs[i]);
   }
+  std::shared_ptr<const std::string> error;
+  if (!result.error.empty()) error = std::make_shared<const std::string>(result.error);
+  for (size_t o = 0; o < run.outputs.size(); o++)
+    buffers_[run.outputs[o]] = {error ? Block() : std::move(fresh[o]), error};
   if (place_.device == place_.first) run.tell(std::move(result));
 }
 
