@@ -11,12 +11,17 @@ std::string text(BufferId id) { return "buffer " + std::to_string(id); }
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
+std::vector<BufferId> sorted(std::span<const BufferId> ids) {
+  std::vector<BufferId> all(ids.begin(), ids.end());
+  if (!std::is_sorted(all.begin(), all.end())) std::sort(all.begin(), all.end());
+  return all;
+}
+
 std::vector<BufferId> donatedIds(const Executable& executable, std::span<const BufferId> inputs) {
   std::vector<BufferId> ids;
   for (size_t i = 0; i < inputs.size(); i++)
     if (executable.isDonated(i)) ids.push_back(inputs[i]);
-  std::sort(ids.begin(), ids.end());
-  return ids;
+  return sorted(ids);
 }
 
 }  // namespace
@@ -84,10 +89,9 @@ void Ledger::checkOutputs(const Executable& executable, std::span<const BufferId
     refuse("the program has " + std::to_string(executable.outputCount()) + " outputs, got " +
            std::to_string(outputs.size()));
   }
-  std::vector<BufferId> sorted(outputs.begin(), outputs.end());
-  std::sort(sorted.begin(), sorted.end());
-  auto twice = std::adjacent_find(sorted.begin(), sorted.end());
-  if (twice != sorted.end()) refuse(text(*twice) + " is two outputs");
+  const std::vector<BufferId> all = sorted(outputs);
+  auto twice = std::adjacent_find(all.begin(), all.end());
+  if (twice != all.end()) refuse(text(*twice) + " is two outputs");
   // An output may go on under the number of an input that is donated.
   const std::vector<BufferId> given = donatedIds(executable, inputs);
   for (BufferId id : outputs) {
@@ -113,14 +117,16 @@ void Ledger::admitRun(const Executable& executable, std::span<const BufferId> in
   checkMemory("the run", executable.info().outputBytes, executable.info().arenaBytes);
   arena_ = std::max(arena_, executable.info().arenaBytes);
   buffers_.reserve(buffers_.size() + outputs.size());
+  // A number that goes on keeps its entry: a repeated step of hundreds of buffers changes none.
+  for (size_t i = 0; i < outputs.size(); i++) {
+    buffers_[outputs[i]] = executable.outputBytes(i);
+    live_ += executable.outputBytes(i);
+  }
+  const std::vector<BufferId> kept = sorted(outputs);
   for (size_t i = 0; i < inputs.size(); i++) {
     if (!executable.isDonated(i)) continue;
     live_ -= executable.inputBytes(i);
-    buffers_.erase(inputs[i]);
-  }
-  for (size_t i = 0; i < outputs.size(); i++) {
-    buffers_.emplace(outputs[i], executable.outputBytes(i));
-    live_ += executable.outputBytes(i);
+    if (!std::binary_search(kept.begin(), kept.end(), inputs[i])) buffers_.erase(inputs[i]);
   }
 }
 
@@ -132,10 +138,9 @@ void Ledger::admitUpload(BufferId id, size_t bytes) {
 }
 
 void Ledger::admitFree(std::span<const BufferId> ids) {
-  std::vector<BufferId> sorted(ids.begin(), ids.end());
-  std::sort(sorted.begin(), sorted.end());
-  auto twice = std::adjacent_find(sorted.begin(), sorted.end());
-  if (twice != sorted.end()) refuse(text(*twice) + " is freed twice");
+  const std::vector<BufferId> all = sorted(ids);
+  auto twice = std::adjacent_find(all.begin(), all.end());
+  if (twice != all.end()) refuse(text(*twice) + " is freed twice");
   for (BufferId id : ids) bytes(id);
   for (BufferId id : ids) {
     live_ -= bytes(id);
