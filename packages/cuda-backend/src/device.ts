@@ -51,12 +51,7 @@ export interface NativeDevice {
    * CollectiveError; a run that fails on one device fails on all, with that device's error. A request that is refused throws
    * at the call, and changes nothing. The times are those of the first local device.
    */
-  run(
-    executable: number,
-    inputs: Ids,
-    outputs: Ids,
-    profile?: boolean,
-  ): Promise<RunResult>;
+  run(executable: number, inputs: Ids, outputs: Ids, profile?: boolean): Promise<RunResult>;
   /**
    * Makes a buffer of these bytes; they are copied now. With a device it gets them alone: the buffer can be used once every
    * local device has got its own.
@@ -126,15 +121,8 @@ class Device implements NativeDevice {
     call(() => this.native.release(executable));
   }
 
-  run(
-    executable: number,
-    inputs: Ids,
-    outputs: Ids,
-    profile = false,
-  ): Promise<RunResult> {
-    const pending = call(() =>
-      this.native.run(executable, idsOf(inputs), idsOf(outputs), profile),
-    );
+  run(executable: number, inputs: Ids, outputs: Ids, profile = false): Promise<RunResult> {
+    const pending = call(() => this.native.run(executable, idsOf(inputs), idsOf(outputs), profile));
     return settle(async () => {
       const { startUs, endUs, kernels } = await pending;
       return { startUs, endUs, kernels: kernelTimes(kernels) };
