@@ -157,7 +157,18 @@ export class Engine {
   upload(type: TensorType, bytes: ArrayBufferView): Node {
     const buffer = this.pool.create(type);
     this.device.upload(buffer.id, bytes);
-    const node = withRecorder(null, () => inputOp([], { index: 0, shape: type.shape, dtype: type.dtype }));
+    return this.leaf(type, buffer);
+  }
+
+  /** A leaf that lies over the mesh: by local device the bytes of its part, padding included. */
+  uploadParts(type: TensorType, layout: Dims, parts: ReadonlyMap<number, ArrayBufferView>): Node {
+    const buffer = this.pool.create(type, layout);
+    for (const [device, bytes] of parts) this.device.upload(buffer.id, bytes, device);
+    return this.leaf(type, buffer);
+  }
+
+  private leaf({ shape, dtype }: TensorType, buffer: DeviceBuffer): Node {
+    const node = withRecorder(null, () => inputOp([], { index: 0, shape, dtype }));
     node.storage = buffer;
     watcher?.upload();
     return node;
@@ -216,15 +227,19 @@ export class Engine {
     return node.storage as DeviceBuffer | null;
   }
 
-  /** Copies the node's value out, taking a step first where it is not computed yet. */
-  async read(node: Node, target: ArrayBufferView): Promise<void> {
+  /**
+   * Copies the node's value out, taking a step first where it is not computed yet. Every process must call it for a value
+   * that lies over the mesh; those without a target take part in gathering it and no more.
+   */
+  async read(node: Node, target: ArrayBufferView | null): Promise<void> {
     if (node.storage === null) {
       this.keep(node);
       await this.step();
     }
     const buffer = node.storage as DeviceBuffer;
     this.requireLive(node, buffer);
-    if (!buffer.layout?.some((axes) => axes.length > 0)) return this.device.download(buffer.id, target);
+    const download = (id: number): Promise<void> | null => target && this.device.download(id, target);
+    if (!buffer.layout?.some((axes) => axes.length > 0)) return (await download(buffer.id)) ?? undefined;
     // Its parts are gathered by a program of its own, so that it works alike wherever the other parts are.
     const whole = withRecorder(null, () => ops.detach([node], {}));
     const layouts = new Map([[whole, replicated(node.shape.length)]]);
@@ -232,7 +247,7 @@ export class Engine {
     this.unreported.delete(gathered); // told here
     const copy = whole.storage as DeviceBuffer;
     try {
-      await Promise.all([gathered, this.device.download(copy.id, target)]);
+      await Promise.all([gathered, download(copy.id)]);
     } finally {
       this.pool.free(copy);
     }

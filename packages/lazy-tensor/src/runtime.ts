@@ -22,7 +22,7 @@ export interface RuntimeOptions extends Partial<EngineOptions> {
 }
 
 /** Whether a launcher of MPI started this process as one of several. */
-function isRank(): boolean {
+export function isRank(): boolean {
   const sizes = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"];
   return sizes.some((name) => Number(process.env[name] ?? 1) > 1);
 }

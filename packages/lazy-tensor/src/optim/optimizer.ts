@@ -1,8 +1,11 @@
+import { type Shape, sameShape } from "@lazuli/fx-trace";
+import { type Dims, specOf } from "@lazuli/sharding";
 import { noGrad } from "../autograd.js";
 import { tensor, zeros } from "../creation.js";
 import { TensorError } from "../errors.js";
 import { setInitial } from "../nn/module.js";
 import { engine } from "../runtime.js";
+import type { Placement } from "../sharding/parts.js";
 import { Tensor } from "../tensor.js";
 
 /** Parameters that share settings of their own. */
@@ -13,6 +16,10 @@ export interface ParamGroup<O> {
 
 /** Parameters, or groups of them with settings that differ from the optimizer's. As torch.optim's param_groups. */
 export type Params<O> = Iterable<Tensor> | readonly ({ readonly params: Iterable<Tensor> } & Partial<O>)[];
+
+/** Whether `stateDict` has state of the parameter, number `i`, under that name. */
+const isStateOf = (key: string, param: Tensor, i: number): boolean =>
+  key.slice(0, Math.max(key.lastIndexOf("."), 0)) === (param.name || String(i));
 
 /** What every optimizer is: state by parameter, a learning rate that changes without a recompile. As torch.optim.Optimizer. */
 export abstract class Optimizer<O extends { lr: number }> {
@@ -95,12 +102,25 @@ export abstract class Optimizer<O extends { lr: number }> {
     const step = saved.get("step");
     if (step) setInitial(this.stepCount, step);
     for (const [i, param] of this.parameters().entries()) {
-      const prefix = `${param.name || i}.`;
       for (const [key, value] of saved) {
-        if (!key.startsWith(prefix) || key.slice(prefix.length).includes(".")) continue;
-        setInitial(this.state(param, key.slice(prefix.length), value.shape), value);
+        if (!isStateOf(key, param, i)) continue;
+        setInitial(this.state(param, key.slice(key.lastIndexOf(".") + 1), value.shape), value);
       }
     }
+  }
+
+  /** Where state of that name in `stateDict` lies, or will once it is there; null where every device has it whole. */
+  placementOf(key: string, shape: Shape): Placement | null {
+    const { mesh } = engine();
+    const found = [...this.parameters().entries()].find(([i, param]) => isStateOf(key, param, i));
+    if (!mesh || !found) return null;
+    const layout = this.layoutOf(found[1], shape);
+    return layout && { mesh, spec: specOf(mesh, layout) };
+  }
+
+  /** State of a parameter's shape lies as the parameter, unless the parameter says otherwise. */
+  private layoutOf(param: Tensor, shape: Shape): Dims | null {
+    return sameShape(shape, param.shape) ? (param.stateLayout ?? param.layout) : null;
   }
 
   protected abstract update(params: readonly Tensor[], options: O, lr: Tensor): void;
@@ -112,7 +132,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     const existing = states.get(name);
     if (existing) return existing;
     const fresh = zeros(shape);
-    if (shape === param.shape) fresh.layout = param.stateLayout ?? param.layout;
+    fresh.layout = this.layoutOf(param, shape);
     engine().markInitial(fresh);
     states.set(name, fresh);
     return fresh;
