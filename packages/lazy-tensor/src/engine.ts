@@ -24,7 +24,7 @@ import { debugLevel } from "./debug.js";
 import { StaleTensorError } from "./errors.js";
 import type { Events } from "./events.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
-import { type EngineOptions, TOKENS } from "./options.js";
+import { type Communication, checkedCommunication, type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
 import { type CachedProgram, explainMiss, ProgramCache, summarize } from "./program_cache.js";
 
@@ -92,6 +92,8 @@ export class Engine {
   profiling = debugLevel() >= 2;
   /** How attention over a sequence that is divided is computed: of the programs compiled from now on. */
   contextParallel: ContextParallel;
+  /** How collectives are placed: of the programs compiled from now on. */
+  communication: Communication;
 
   constructor(
     @inject(TOKENS.device) readonly device: NativeDevice,
@@ -102,6 +104,8 @@ export class Engine {
     this.cache = new ProgramCache(options.cacheCapacity, (program) => device.release(program.executable));
     this.randomState.seed = options.seed;
     this.contextParallel = options.contextParallel;
+    const { overlap, bucketBytes, prefetch } = options;
+    this.communication = checkedCommunication("configure", { overlap, bucketBytes, prefetch });
   }
 
   /** Makes this engine's pending graph the one that ops are recorded in. */
@@ -435,6 +439,7 @@ export class Engine {
       ? keyOnMesh(encoded.words, {
           mesh,
           contextParallel: this.contextParallel,
+          communication: this.communication,
           inputs: encoded.inputs,
           roots,
           layouts,
@@ -535,8 +540,9 @@ export class Engine {
     let outputLayouts: readonly Dims[] | null = null;
     const mesh = this.currentMesh;
     if (mesh) {
-      const { contextParallel } = this;
-      const parts = partitionForMesh(graph, { mesh, contextParallel, inputs, roots, layouts }, passOptions);
+      const { contextParallel, communication } = this;
+      const ends = { mesh, contextParallel, communication, inputs, roots, layouts };
+      const parts = partitionForMesh(graph, ends, passOptions);
       graph = parts.graph;
       outputLayouts = parts.outputs;
     }
