@@ -15,7 +15,14 @@ import {
   type TensorType,
   withRecorder,
 } from "@lazuli/fx-trace";
-import { type ContextParallel, type Dims, type Mesh, replicated, ShardingError } from "@lazuli/sharding";
+import {
+  type ContextParallel,
+  type Dims,
+  type Mesh,
+  refineMesh,
+  replicated,
+  ShardingError,
+} from "@lazuli/sharding";
 import { inject, injectable } from "tsyringe";
 import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
@@ -66,7 +73,8 @@ export class Engine {
   private warnedPending = false;
   private programs = 0;
   private inFlight: Promise<unknown> = Promise.resolve();
-  private currentMesh: Mesh | null = null;
+  /** Meshes whose axes are made of those of the engine's. */
+  private readonly served = new WeakSet<Mesh>();
   private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
   /** Takes the time of every kernel; on under LAZULI_DEBUG=2. */
   profiling = debugLevel() >= 2;
@@ -146,25 +154,26 @@ export class Engine {
 
   /** The mesh that programs are partitioned over; null before anything was laid out over one. */
   get mesh(): Mesh | null {
-    return this.currentMesh;
+    return this.pool.mesh;
   }
 
-  /** Throws ShardingError for a mesh of another size than there are devices, or another one than before. */
-  useMesh(mesh: Mesh): void {
-    if (this.currentMesh?.equals(mesh)) return;
-    if (this.currentMesh)
-      throw new ShardingError(
-        "Mesh",
-        `values lie over ${this.currentMesh} already: one mesh serves them all, not ${mesh} too`,
-      );
+  /**
+   * The mesh that programs are partitioned over, with axes that those of `mesh` are made of: it becomes finer where it must.
+   * Throws ShardingError for a mesh of another size than there are devices, or one that no finer mesh serves besides.
+   */
+  useMesh(mesh: Mesh): Mesh {
+    const { root } = mesh;
+    if (this.mesh && this.served.has(root)) return this.mesh;
     const { deviceCount } = this.device;
-    if (mesh.size !== deviceCount)
+    if (root.size !== deviceCount)
       throw new ShardingError(
         "Mesh",
-        `${mesh} has ${mesh.size} devices, and there ${deviceCount === 1 ? "is 1" : `are ${deviceCount}`}: ` +
-          `configure({ virtualDevices: ${mesh.size} }), or start ${mesh.size} processes with \`lazuli run --nprocs ${mesh.size}\``,
+        `${root} has ${root.size} devices, and there ${deviceCount === 1 ? "is 1" : `are ${deviceCount}`}: ` +
+          `configure({ virtualDevices: ${root.size} }), or start ${root.size} processes with \`lazuli run --nprocs ${root.size}\``,
       );
-    this.currentMesh = mesh;
+    this.pool.mesh = this.mesh ? refineMesh(this.mesh, root) : root;
+    this.served.add(root);
+    return this.pool.mesh;
   }
 
   // --- random numbers ----------------------------------------------------------------------------------------------
@@ -277,7 +286,7 @@ export class Engine {
   } {
     const roots = new Set<Node>();
     const layouts = new Map<Node, Dims>();
-    const onMesh = this.currentMesh !== null;
+    const onMesh = this.mesh !== null;
     const replaced = new Set<DeviceBuffer>();
     const holders = [...this.assigned];
     for (const holder of holders) {
@@ -314,9 +323,13 @@ export class Engine {
     const isInput = (node: Node): boolean => node.storage !== null;
     const isDonated = (node: Node): boolean => donated.has(node.storage as DeviceBuffer);
     const nodes = reachable(roots, isInput);
-    for (const node of nodes) if (node.storage !== null) this.requireLive(node, node.storage as DeviceBuffer);
+    for (const node of nodes) {
+      if (node.storage === null) continue;
+      this.requireLive(node, node.storage as DeviceBuffer);
+      if ((node.storage as DeviceBuffer).isOutdated) this.layOutAnew(node);
+    }
     const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
-    const mesh = this.currentMesh;
+    const mesh = this.mesh;
     const key = mesh
       ? keyOnMesh(encoded.words, {
           mesh,
@@ -382,6 +395,22 @@ export class Engine {
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
   }
 
+  /** Gathers a value by the mesh that it was laid out over, before this became finer. */
+  private layOutAnew(node: Node): void {
+    const buffer = node.storage as DeviceBuffer;
+    const finer = this.pool.mesh;
+    this.pool.mesh = buffer.mesh;
+    try {
+      const whole = withRecorder(null, () => ops.detach([node], {}));
+      const layouts = new Map([[whole, replicated(node.shape.length)]]);
+      this.runProgram([whole], new Set(), performance.now(), layouts).catch(() => {}); // what reads it fails too
+      node.storage = whole.storage;
+    } finally {
+      this.pool.mesh = finer;
+    }
+    this.pool.free(buffer);
+  }
+
   /** Before the first run of a program: that every process is to run the same. Throws CollectiveError. */
   private agree(program: CachedProgram): Promise<void> | null {
     const { device } = this;
@@ -416,7 +445,7 @@ export class Engine {
       passOptions,
     );
     let outputLayouts: readonly Dims[] | null = null;
-    const mesh = this.currentMesh;
+    const mesh = this.mesh;
     if (mesh) {
       const { contextParallel } = this;
       const parts = partitionForMesh(graph, { mesh, contextParallel, inputs, roots, layouts }, passOptions);

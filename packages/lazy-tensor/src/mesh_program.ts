@@ -1,9 +1,14 @@
 import {
+  apply,
+  atScope,
+  collectiveNames,
   cse,
   dce,
   type Graph,
+  meshSizes,
   type Node,
   type RunPassesOptions,
+  rewriteGraph,
   runPasses,
   simplify,
 } from "@lazuli/fx-trace";
@@ -12,11 +17,13 @@ import {
   combineSmallSums,
   contextParallels,
   type Dims,
+  decodeDims,
   encodeDims,
   type Mesh,
   type Partitioned,
   partition,
   replicated,
+  splitSizes,
 } from "@lazuli/sharding";
 import type { DeviceBuffer } from "./buffer.js";
 
@@ -40,6 +47,29 @@ export const stateLayout = (
 /** How a computed value lies over the mesh. */
 const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? replicated(node.shape.length);
 
+const onMesh: ReadonlySet<string> = new Set(collectiveNames);
+
+/** Ops recorded over a mesh that has become finer since, over the finer one. */
+function refined(graph: Graph, mesh: Mesh): Graph {
+  const isCoarse = ({ op, attrs }: Node): boolean =>
+    onMesh.has(op.name) && String(attrs.mesh) !== String(mesh.attr);
+  if (!graph.nodes.some(isCoarse)) return graph;
+  return rewriteGraph(graph, (node, inputs) =>
+    atScope(node.scope, () => {
+      if (!isCoarse(node)) return apply(node.op, inputs, node.attrs);
+      const axes = splitSizes(meshSizes(node.attrs.mesh as number[]), mesh.sizes);
+      const split = (list: readonly number[]): number[] => list.flatMap((axis) => axes[axis]);
+      const { attrs } = node;
+      return apply(node.op, inputs, {
+        ...attrs,
+        mesh: mesh.attr,
+        ...(attrs.axes && { axes: split(attrs.axes as number[]) }),
+        ...(attrs.dims && { dims: encodeDims(decodeDims(attrs.dims as number[]).map(split)) }),
+      });
+    }),
+  );
+}
+
 /** The program of one device, and how its outputs lie. */
 export function partitionForMesh(
   graph: Graph,
@@ -48,7 +78,7 @@ export function partitionForMesh(
 ): Partitioned {
   let outputs: readonly Dims[] = [];
   const spmd = (whole: Graph): Graph => {
-    const parts = partition(whole, {
+    const parts = partition(refined(whole, mesh), {
       mesh,
       contextParallel,
       inputs: inputs.map(layoutOf),
@@ -65,7 +95,7 @@ export function keyOnMesh(
   words: Uint32Array,
   { mesh, contextParallel, inputs, roots, layouts }: MeshEnds,
 ): Uint32Array {
-  const more = [...mesh.sizes, contextParallels.indexOf(contextParallel)];
+  const more = [...mesh.attr, contextParallels.indexOf(contextParallel)];
   for (const node of inputs) more.push(...encodeDims(layoutOf(node)));
   for (const root of roots) {
     const layout = layouts.get(root);

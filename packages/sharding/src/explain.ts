@@ -114,8 +114,12 @@ function readerOf(value: Node, users: Users): string {
   }
 }
 
+/** The scope that manualSharding runs a function in. */
+export const MANUAL_SCOPE = "manualSharding";
+
 function whyOf(node: Node, users: Users): string {
   const { op, attrs, inputs } = node;
+  if (node.scope.split(".").includes(MANUAL_SCOPE)) return "written by hand";
   if (op.name === "all_reduce" || op.name === "reduce_scatter") {
     const what = `${partials[attrs.kind as string]} of ${at(originOf(inputs[0], passesOn))}`;
     return isGradient(node, users) ? `gradient: ${what}` : what;

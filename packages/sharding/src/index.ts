@@ -1,9 +1,11 @@
 export { combineSmallSums } from "./combine.js";
 export * from "./errors.js";
 export { type CollectiveRow, explainSharding, formatExplanation } from "./explain.js";
+export { type HybridMeshOptions, hybridMesh } from "./hybrid_mesh.js";
 export * from "./mesh.js";
 export { partition } from "./partition.js";
 export { propagate } from "./plan.js";
+export { axesIn, dimsIn, hasSameParts, refineMesh, splitSizes } from "./refine.js";
 export * from "./spec.js";
 export * from "./types.js";
 export { type VisualizeOptions, visualizeSharding } from "./visualize.js";

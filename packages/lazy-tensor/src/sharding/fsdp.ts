@@ -1,5 +1,13 @@
 import { type DType, isFloat } from "@lazuli/fx-trace";
-import { type Dims, localSize, type Mesh, replicated, ShardingError, sameDims } from "@lazuli/sharding";
+import {
+  axesIn,
+  type Dims,
+  localSize,
+  type Mesh,
+  replicated,
+  ShardingError,
+  sameDims,
+} from "@lazuli/sharding";
 import type { Module } from "../nn/module.js";
 import type { Parameter } from "../nn/parameter.js";
 import { engine } from "../runtime.js";
@@ -33,13 +41,14 @@ export interface FullyShardOptions {
  */
 export function fullyShard<M extends Module>(model: M, mesh: Mesh, options: FullyShardOptions = {}): M {
   const { axis = "fsdp" } = options;
-  const axes = (typeof axis === "string" ? [axis] : axis).map((name) => mesh.axis(name, "fullyShard"));
-  engine().useMesh(mesh);
+  const named = (typeof axis === "string" ? [axis] : axis).map((name) => mesh.axis(name, "fullyShard"));
+  const grid = engine().useMesh(mesh);
+  const axes = named.flatMap((position) => axesIn(mesh, grid)[position]);
   const taken = new Set<Parameter>();
   for (const module of wrappedModules(model, options.wrap)) {
     const mine = module.parameters().filter((param) => !taken.has(param));
     for (const param of mine) taken.add(param);
-    shardGroup(module, mine, mesh, axes, options);
+    shardGroup(module, mine, grid, axes, options);
   }
   return model;
 }
