@@ -13,6 +13,9 @@ export class DeviceBuffer {
   /** Settles when the run that fills the buffer has; null for uploads. */
   filled: Promise<unknown> | null = null;
 
+  /** The parameter, buffer or optimizer state whose value it is. */
+  owner: { readonly name: string } | null = null;
+
   /**
    * `type` is the whole value's; on a mesh each device holds the part that `dims` over `mesh` says, or all of
    * it where null.
@@ -23,6 +26,11 @@ export class DeviceBuffer {
     private readonly pool: { readonly mesh: Mesh | null },
     readonly mesh: Mesh | null = pool.mesh,
   ) {}
+
+  /** Of the owner: `layers.0.weight`; "" where there is none. */
+  get name(): string {
+    return this.owner?.name ?? "";
+  }
 
   /** The layout over the engine's mesh, which may have become finer since. */
   get layout(): Dims | null {

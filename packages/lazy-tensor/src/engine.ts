@@ -28,7 +28,7 @@ import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError } from "./errors.js";
-import type { Events } from "./events.js";
+import type { Events, StepEvent } from "./events.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
 import { type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
@@ -37,6 +37,7 @@ import { type CachedProgram, explainMiss, ProgramCache, summarize } from "./prog
 /** What holds a node: the engine keeps values of those assigned to until the step is taken. */
 export interface Holder {
   node: Node;
+  readonly name: string;
   /** Parameters, buffers and optimizer state: every new value is kept, and takes over the old one's memory. */
   isState: boolean;
   /** The buffer the holder had when it was last computed; donated when the holder's new value is. */
@@ -130,7 +131,7 @@ export class Engine {
     const node = holder.node;
     holder.isState = true;
     if (node.storage === null) this.initials.set(holder, node);
-    else holder.committed = node.storage as DeviceBuffer;
+    else this.commit(holder);
   }
 
   markAssigned(holder: Holder): void {
@@ -256,7 +257,7 @@ export class Engine {
     }
     for (const [holder, node] of this.initials) {
       if (holder.committed && holder.committed !== node.storage) this.pool.free(holder.committed);
-      holder.committed = this.bufferOf(node);
+      this.commit(holder, node);
     }
     this.initials.clear();
 
@@ -266,10 +267,16 @@ export class Engine {
     // State that was overwritten without being read is no input of the program: its memory is given back here.
     for (const buffer of replaced) this.pool.free(buffer);
     for (const node of this.retired.splice(0)) this.free(node);
-    for (const holder of holders) holder.committed = this.bufferOf(holder.node);
+    for (const holder of holders) this.commit(holder);
     const done = Promise.all([this.inFlight, ...runs]).then(() => undefined);
     this.inFlight = done.catch(() => undefined);
     return done;
+  }
+
+  /** The holder's value is computed, or on its way: its buffer is the holder's until the next. */
+  private commit(holder: Holder, node = holder.node): void {
+    holder.committed = this.bufferOf(node);
+    if (holder.committed) holder.committed.owner = holder;
   }
 
   /** Resolves when every step handed to the device is done. */
@@ -363,12 +370,14 @@ export class Engine {
       node.storage = outputBuffers[i];
       if (node.isLeaf || !node.requiresGrad) node.inputs = [];
     });
-    return this.watch(done, program, cached, performance.now() - started, agreed);
+    const ends = { inputs: inputBuffers, outputs: outputBuffers };
+    return this.watch(done, program, ends, cached, performance.now() - started, agreed);
   }
 
   private async watch(
     done: Promise<RunResult>,
     program: CachedProgram,
+    ends: Pick<StepEvent, "inputs" | "outputs">,
     cached: boolean,
     hostMs: number,
     agreed: Promise<void> | null,
@@ -390,6 +399,7 @@ export class Engine {
       endUs: result.endUs,
       info: program.info,
       graph: program.graph,
+      ...ends,
       kernels: result.kernels,
     });
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());

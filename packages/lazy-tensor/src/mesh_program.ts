@@ -70,6 +70,13 @@ function refined(graph: Graph, mesh: Mesh): Graph {
   );
 }
 
+/** Of programs of one device, and what they were on the way there. */
+const inputsOf = new WeakMap<Graph, { readonly mesh: Mesh; readonly inputs: readonly Dims[] }>();
+
+/** How the inputs of a partitioned program lie; null for any other graph. */
+export const meshInputs = (graph: Graph): { mesh: Mesh; inputs: readonly Dims[] } | null =>
+  inputsOf.get(graph) ?? null;
+
 /** The program of one device, and how its outputs lie. */
 export function partitionForMesh(
   graph: Graph,
@@ -77,17 +84,25 @@ export function partitionForMesh(
   options: RunPassesOptions,
 ): Partitioned {
   let outputs: readonly Dims[] = [];
+  const laid = { mesh, inputs: inputs.map(layoutOf) };
+  const onPass: RunPassesOptions["onPass"] = (report) => {
+    inputsOf.set(report.graph, laid);
+    options.onPass?.(report);
+  };
   const spmd = (whole: Graph): Graph => {
     const parts = partition(refined(whole, mesh), {
       mesh,
       contextParallel,
-      inputs: inputs.map(layoutOf),
+      inputs: laid.inputs,
       outputs: roots.map((root) => layouts.get(root) ?? null),
     });
     outputs = parts.outputs;
     return parts.graph;
   };
-  return { graph: runPasses(graph, [spmd, cse, simplify, dce, combineSmallSums], options), outputs };
+  return {
+    graph: runPasses(graph, [spmd, cse, simplify, dce, combineSmallSums], { ...options, onPass }),
+    outputs,
+  };
 }
 
 /** The recorded program and where its ends lie: what a program compiled for a mesh depends on. */

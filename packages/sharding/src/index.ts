@@ -1,7 +1,9 @@
 export { combineSmallSums } from "./combine.js";
+export { type ShardingDotOptions, shardingDot } from "./dot.js";
 export * from "./errors.js";
-export { type CollectiveRow, explainSharding, formatExplanation } from "./explain.js";
+export { type CollectiveRow, type EndNames, explainSharding, formatExplanation } from "./explain.js";
 export { type HybridMeshOptions, hybridMesh } from "./hybrid_mesh.js";
+export { formatLayout, layoutsOf, type ValueLayout } from "./layouts.js";
 export * from "./mesh.js";
 export { partition } from "./partition.js";
 export { propagate } from "./plan.js";

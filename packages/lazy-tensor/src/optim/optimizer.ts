@@ -106,6 +106,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     const existing = states.get(name);
     if (existing) return existing;
     const fresh = zeros(shape);
+    if (param.name) fresh.name = `${param.name}.${name}`;
     if (shape === param.shape) fresh.layout = param.stateLayout ?? param.layout;
     engine().markInitial(fresh);
     states.set(name, fresh);

@@ -10,6 +10,7 @@ export {
 } from "./collectives.js";
 export { explainSharding, type ShardingExplanation } from "./explain.js";
 export { type FullyShardOptions, fullyShard, type ZeroStage } from "./fsdp.js";
+export { deviceHosts } from "./hosts.js";
 export { type ManualShardingOptions, manualSharding } from "./manual.js";
 export {
   type ConstraintDirection,
