@@ -30,10 +30,10 @@ interface Ended {
   readonly seconds: number;
 }
 
-function run(command: string, args: readonly string[]): Promise<Ended> {
+function run(command: string, args: readonly string[], env = process.env): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const started = performance.now();
-    const child = spawn(command, args, { cwd: root });
+    const child = spawn(command, args, { cwd: root, env });
     let [out, err] = ["", ""];
     child.stdout.on("data", (chunk) => {
       out += chunk;
@@ -117,6 +117,21 @@ describe.skipIf(missing !== "")("processes", () => {
       await rm(folder, { recursive: true });
     }
   });
+
+  it.each([2, 4])(
+    "%i run what is written by hand, in any order of devices",
+    { timeout: 60_000 },
+    async (nprocs) => {
+      const script = `${ranks}by_hand.mjs`;
+      const env = { ...process.env, LAZULI_VIRTUAL_DEVICES: String(nprocs) };
+      const threads = await run(process.execPath, [script], env);
+      const processes = await job(nprocs, script);
+      expect(processes.code, processes.err).toBe(0);
+      // The same bits, by the same devices.
+      expect(threads.out.trimEnd().split("\n").sort()).toEqual(processes.out.trimEnd().split("\n").sort());
+      expect(threads.out.split("\n")).toHaveLength(nprocs + 2);
+    },
+  );
 
   it("that record different operations are told so, by op and rank", { timeout: 60_000 }, async () => {
     const { code, out, seconds } = await job(2, `${ranks}diverge.mjs`);

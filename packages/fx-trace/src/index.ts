@@ -11,6 +11,7 @@ export {
   collectiveNames,
   groupSize,
   isTransfer,
+  meshSizes,
   type ReductionKind,
 } from "./ops/collective.js";
 export * from "./ops/composite.js";

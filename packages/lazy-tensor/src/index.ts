@@ -18,10 +18,15 @@ export {
 } from "@lazuli/fx-trace";
 export {
   type ContextParallel,
+  type HybridMeshOptions,
+  hybridMesh,
   Mesh,
+  type MeshOptions,
+  type MeshShape,
   mesh1d,
   type PartitionSpec,
   ShardingError,
+  type SubmeshAxes,
 } from "@lazuli/sharding";
 export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
 export { type CompileOptions, compile } from "./compile/compile.js";

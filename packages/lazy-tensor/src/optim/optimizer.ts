@@ -133,6 +133,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     if (existing) return existing;
     const fresh = zeros(shape);
     fresh.layout = this.layoutOf(param, shape);
+    if (param.name) fresh.name = `${param.name}.${name}`;
     engine().markInitial(fresh);
     states.set(name, fresh);
     return fresh;
