@@ -180,7 +180,7 @@ export class Tensor implements Holder {
 
   /** A copy with a buffer of its own, that later updates of this tensor leave alone. */
   clone(): Tensor {
-    return new Tensor(ops.reshape([this.current], { shape: this.shape }));
+    return new Tensor(ops.reshape([this.node], { shape: this.shape }));
   }
 
   // --- values ------------------------------------------------------------------------------------------------------
