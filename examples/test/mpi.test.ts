@@ -163,6 +163,51 @@ describe.skipIf(missing !== "")("processes", () => {
   });
 });
 
+describe.skipIf(missing !== "")("a mistake that all ranks make is told once", { timeout: 60_000 }, () => {
+  const timesIn = ({ err, out }: Ended, text: string): number => `${err}${out}`.split(text).length - 1;
+
+  it.each([
+    [["--steps", "few"], "train: --steps few: is not a number", 2],
+    [["--data", "no/such/folder"], "no/such/folder", 2],
+    [["--mesh", "data=8", "--strategy", "ddp"], "Mesh(data=8) has 8 devices, and there are 2", 1],
+  ])("train %j", async (args, text, code) => {
+    const ended = await job(2, train, args);
+    expect(ended.code).toBe(code);
+    expect(timesIn(ended, text), ended.err).toBe(1);
+  });
+
+  it.each([
+    ["early", "Error: no such luck"],
+    ["late", "ShapeError: [matmul]"],
+    ["in the step", "RunError"],
+    ["alone", "Error: rank 1 fails"],
+  ])("%s: %s", async (when, text) => {
+    const ended = await job(2, `${ranks}fail.mjs`, [when]);
+    expect(ended.code).not.toBe(0);
+    expect(timesIn(ended, text), ended.err).toBe(1);
+    // With the place, as Node prints it.
+    expect(ended.err).toMatch(/at .*fail\.mjs:\d+|RunError/);
+  });
+
+  it("and what differs by each", async () => {
+    const ended = await job(3, `${ranks}fail.mjs`, ["differently"]);
+    for (const text of ["all say this\n", "all say this too", "rank 0 says", "rank 1 says", "rank 2 says"])
+      expect(timesIn(ended, text), ended.err).toBe(1);
+  });
+
+  it("under plain mpirun too", async () => {
+    const flags = [
+      "--bind-to",
+      "none",
+      "--oversubscribe",
+      ...(process.getuid?.() === 0 ? ["--allow-run-as-root"] : []),
+    ];
+    const ended = await run("mpirun", ["-n", "3", ...flags, process.execPath, `${ranks}fail.mjs`, "late"]);
+    expect(ended.code).not.toBe(0);
+    expect(timesIn(ended, "ShapeError: [matmul]"), ended.err).toBe(1);
+  });
+});
+
 describe("lazuli run", () => {
   it.each([
     [["run", "--nprocs", "2", "nothing.js"], "lazuli: nothing.js: there is no such file"],

@@ -1,3 +1,4 @@
+import { GradError } from "./errors.js";
 import { atScope, type Node } from "./node.js";
 import { ops } from "./ops/bound.js";
 import { add } from "./ops/build.js";
@@ -22,7 +23,13 @@ export class OpenSums {
 
   /** Keeps the cotangent that `user` passes to `x` where it is an addend; false where it is the cotangent itself. */
   take(user: Node, x: Node, cotangent: Node): boolean {
-    if (!user.part || !x.part || answered.has(user.op.name)) return false;
+    if (!user.part || answered.has(user.op.name)) return false;
+    if (!x.part)
+      throw new GradError(
+        user.op.name,
+        "an op on parts reads a value of the whole mesh that needs a gradient: give it to the function as an argument",
+        user.scope,
+      );
     const own = x.part.varying;
     const axes = user.part.varying.filter((axis) => !own.includes(axis));
     if (axes.length === 0) return false;

@@ -45,6 +45,7 @@ export {
 export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
 export { cat, einsum, stack, where } from "./functions.js";
 export * from "./io/index.js";
+export { printError } from "./job.js";
 export type { Operand } from "./methods/elementwise.js";
 export type { Index, Range } from "./methods/movement.js";
 export type { Dims } from "./methods/reduction.js";

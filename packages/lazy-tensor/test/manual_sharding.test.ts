@@ -6,6 +6,7 @@ import {
   arange,
   axisIndex,
   axisSize,
+  cat,
   collectivePermute,
   configure,
   type Engine,
@@ -155,6 +156,36 @@ describe.each(meshes)("by hand on %i devices, %s", (devices, mesh) => {
     await expectSame([randn([3])], weigh, whole);
   });
 
+  it("what devices share may be scattered, exchanged and sent", async () => {
+    open(devices);
+    const given = (fn: (x: Tensor) => Tensor) =>
+      manualSharding(fn, mesh, { inSpecs: [[]], outSpecs: ["tensor"] });
+    await expectSame(
+      [randn([2 * n])],
+      given((x) => reduceScatter(x, "tensor")),
+      (x) => x.mul(n),
+    );
+    await expectSame(
+      [randn([2 * n])],
+      given((x) => reduceScatter(x.exp(), "tensor", 0, "mean")),
+      (x) => x.exp(),
+    );
+    await expectSame(
+      [randn([2 * n])],
+      given((x) => allToAll(x, "tensor", 0, 0)),
+      (x) =>
+        x
+          .reshape([n, 1, 2])
+          .expand([n, n, 2])
+          .reshape([2 * n * n]),
+    );
+    await expectSame(
+      [randn([2])],
+      given((x) => collectivePermute(x.square(), "tensor", [[0, 1]])),
+      (x) => cat([zeros([2]), x.square(), zeros([2 * n - 4])]),
+    );
+  });
+
   it("a value all share may be laid out divided, and a gathered one whole", async () => {
     open(devices);
     const copies = manualSharding((x: Tensor) => x.exp(), mesh, { inSpecs: [[]], outSpecs: ["tensor"] });
@@ -235,7 +266,7 @@ describe("manualSharding", () => {
     open(4);
     const layer = new nn.Linear(3, 2);
     const x = markSharding(randn([8, 3]), mesh, [["data", "tensor"]]);
-    const forward = manualSharding((part: Tensor) => layer.forward(part).tanh(), mesh, {
+    const forward = manualSharding((part: Tensor) => layer.forward(part.clone()).tanh(), mesh, {
       inSpecs: [[["data", "tensor"]]],
       outSpecs: [["data", "tensor"]],
     });
@@ -406,6 +437,19 @@ describe("manualSharding", () => {
         .sum()
         .item(),
     ).toBe(24);
+  });
+
+  it("has no gradient for a leaf of its own", () => {
+    open(4);
+    const own = manualSharding((part: Tensor) => part.mul(zeros([2]).requiresGrad_()), mesh, {
+      inSpecs: [["data"]],
+      outSpecs: ["data"],
+    });
+    expect(() =>
+      own(zeros([4]))
+        .sum()
+        .backward(),
+    ).toThrow(/\[mul\] an op on parts reads a value of the whole mesh/);
   });
 
   it("has no gradient of a maximum", () => {

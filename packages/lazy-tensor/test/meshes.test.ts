@@ -1,3 +1,6 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import {
   arange,
@@ -7,6 +10,7 @@ import {
   F,
   fullyShard,
   hybridMesh,
+  loadSafetensors,
   localShards,
   Mesh,
   type MeshShape,
@@ -16,6 +20,7 @@ import {
   nn,
   optim,
   randn,
+  saveSafetensors,
   sync,
   type Tensor,
   visualizeSharding,
@@ -102,6 +107,37 @@ describe("devices in another order", () => {
       engine.device.close();
     }
     open(1);
+  });
+});
+
+describe("checkpoints", () => {
+  it("hold whole tensors, whatever the order of devices", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "lazuli-meshes-"));
+    try {
+      open(4);
+      const turned = new Mesh({ fsdp: 4 }, { devices: [2, 0, 3, 1] });
+      const saved = fullyShard(new nn.Linear(5, 8), turned);
+      const weight = await saved.weight.array();
+      await saveSafetensors(join(folder, "model.safetensors"), saved.stateDict());
+      engine.device.close();
+      open(4);
+      const loaded = fullyShard(
+        new nn.Linear(5, 8),
+        new Mesh({ other: 2, fsdp: 2 }, { devices: [1, 3, 0, 2] }),
+      );
+      loaded.loadStateDict(await loadSafetensors(folder));
+      expect(await loaded.weight.array()).toEqual(weight);
+      expect(loaded.weight.sharding).toEqual(["fsdp", null]);
+      const held = (await localShards(loaded.weight)).map(({ device, start }) => [device, start[0]]);
+      expect(held).toEqual([
+        [0, 0],
+        [1, 0],
+        [2, 4],
+        [3, 4],
+      ]);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
   });
 });
 
