@@ -6,7 +6,13 @@ export * from "./graph.js";
 export * from "./node.js";
 export * from "./opdef.js";
 export * from "./ops/build.js";
-export { type CollectiveName, collectiveNames, groupSize, type ReductionKind } from "./ops/collective.js";
+export {
+  type CollectiveName,
+  collectiveNames,
+  groupSize,
+  isTransfer,
+  type ReductionKind,
+} from "./ops/collective.js";
 export * from "./ops/composite.js";
 export { einsum } from "./ops/einsum.js";
 export { constant, input, result } from "./ops/leaf.js";

@@ -10,14 +10,19 @@ let nextId = 1;
 export class DeviceBuffer {
   readonly id = nextId++;
   state: BufferState = "live";
-  /** Settles when the run that fills the buffer has; null for uploads. */
-  filled: Promise<unknown> | null = null;
 
   /** `type` is the whole value's; on a mesh each device holds the part that `layout` says, or all of it where null. */
   constructor(
     readonly type: TensorType,
     readonly layout: Dims | null = null,
   ) {}
+
+  /** What stands for the value that a buffer had before it was overwritten. */
+  static gone({ type, layout }: DeviceBuffer): DeviceBuffer {
+    const buffer = new DeviceBuffer(type, layout);
+    buffer.state = "donated";
+    return buffer;
+  }
 }
 
 /**
@@ -45,9 +50,9 @@ export class BufferPool {
     this.discard(buffer.id);
   }
 
-  /** The buffer now belongs to the program that was given it. */
-  donate(buffer: DeviceBuffer): void {
-    buffer.state = "donated";
+  /** The device does not have the buffer: it went to the program that was given it, or never came to be. */
+  forget(buffer: DeviceBuffer, state: BufferState = "freed"): void {
+    buffer.state = state;
     this.registry.unregister(buffer);
   }
 

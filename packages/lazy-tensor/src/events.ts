@@ -34,6 +34,15 @@ export interface StepEvent {
   readonly kernels: readonly KernelTime[];
 }
 
+/** A function given to `compile` was recorded. */
+export interface RecordEvent {
+  readonly name: string;
+  /** Why no recording fitted. */
+  readonly reason: string;
+  /** Why it cannot be repeated; null where it can. */
+  readonly unrepeatable: string | null;
+}
+
 export interface MemoryEvent {
   readonly liveBytes: number;
   readonly cachedBytes: number;
@@ -52,6 +61,7 @@ export interface PassEvent {
 export class Events {
   readonly compile$ = new Subject<CompileEvent>();
   readonly step$ = new Subject<StepEvent>();
+  readonly record$ = new Subject<RecordEvent>();
   readonly memory$ = new Subject<MemoryEvent>();
   readonly pass$ = new Subject<PassEvent>();
 }

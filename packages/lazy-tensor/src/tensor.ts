@@ -12,6 +12,7 @@ import {
 import { type Dims, decodeDims, type PartitionSpec, specOf } from "@lazuli/sharding";
 import { type BackwardOptions, backward } from "./autograd.js";
 import type { DeviceBuffer } from "./buffer.js";
+import { watcher } from "./compile/watcher.js";
 import type { Holder } from "./engine.js";
 import { TensorError } from "./errors.js";
 import { engine } from "./runtime.js";
@@ -25,11 +26,10 @@ export type NestedArray<T> = T | NestedArray<T>[];
  * Follows torch.Tensor, in camelCase.
  */
 export class Tensor implements Holder {
-  /** The gradient that `backward()` accumulated; null before it and after `zeroGrad()`. As torch.Tensor.grad. */
-  grad: Tensor | null = null;
   /** Name of a parameter or buffer in its module; empty for others. */
   name = "";
   private current: Node;
+  private gradient: Tensor | null = null;
   /** Stands for the value while a wrapper's forward runs: a fully sharded parameter, gathered. */
   private shown: Node | null = null;
   isState = false;
@@ -49,7 +49,39 @@ export class Tensor implements Holder {
 
   /** The recorded node that stands for the tensor's present value. */
   get node(): Node {
+    if (watcher !== null) watcher.read(this);
     return this.shown ?? this.current;
+  }
+
+  /** For `compile`: the tensor's own node, which no wrapper's stands for. */
+  static nodeOf(tensor: Tensor): Node {
+    return tensor.current;
+  }
+
+  /** For `compile`: the gradient, unnoticed. */
+  static gradOf(tensor: Tensor): Tensor | null {
+    return tensor.gradient;
+  }
+
+  /** For `compile`: gives a tensor the value that a step computed, as the recorded assignment did. */
+  static give(tensor: Tensor, node: Node): void {
+    const { isLeaf, requiresGrad } = tensor.current;
+    tensor.current = node;
+    tensor.committed = node.storage as DeviceBuffer;
+    if (!isLeaf) return;
+    node.isLeaf = true;
+    node.requiresGrad = requiresGrad;
+    leafOwners.set(node, tensor);
+  }
+
+  /** The gradient that `backward()` accumulated; null before it and after `zeroGrad()`. As torch.Tensor.grad. */
+  get grad(): Tensor | null {
+    if (watcher !== null) watcher.grad(this);
+    return this.gradient;
+  }
+  set grad(grad: Tensor | null) {
+    if (watcher !== null) watcher.grad(this);
+    this.gradient = grad;
   }
 
   /** Runs `fn` with `node` standing for each tensor's value. */
@@ -148,12 +180,12 @@ export class Tensor implements Holder {
 
   /** The same value with no gradient history. As torch.Tensor.detach, but a snapshot: later updates do not show. */
   detach(): Tensor {
-    return withoutUses(() => new Tensor(ops.detach([this.current], {})));
+    return withoutUses(() => new Tensor(ops.detach([this.node], {})));
   }
 
   /** A copy with a buffer of its own, that later updates of this tensor leave alone. */
   clone(): Tensor {
-    return new Tensor(ops.reshape([this.current], { shape: this.shape }));
+    return new Tensor(ops.reshape([this.node], { shape: this.shape }));
   }
 
   // --- values ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@ export { combineSmallSums } from "./combine.js";
 export * from "./errors.js";
 export { type CollectiveRow, explainSharding, formatExplanation } from "./explain.js";
 export * from "./mesh.js";
+export { overlapCollectives } from "./overlap.js";
+export { type OverlapOptions, overlapDefaults } from "./overlap_plan.js";
 export { partition } from "./partition.js";
 export { propagate } from "./plan.js";
 export * from "./spec.js";

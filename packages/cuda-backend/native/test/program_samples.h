@@ -119,6 +119,7 @@ inline Words everyOp(bool allOutputs = false) {
   w.node(Op::collective_permute, {x}, x34, W::join({mesh, W::ints({0, 0})}));
   w.node(Op::shard_slice, {x}, f32({3, 5}), W::join({mesh, W::integer(1), W::integer(5)}));
   w.node(Op::axis_index, {}, type(DType::i32, {}), mesh);
+  w.done(w.started(Op::all_gather, x, x34, W::join({mesh, W::integer(1)})), x, x34);
 
   for (W::Ref ref : {w.result(step, 0, x34), losses, best, w.result(grads, 1, k), y, named}) w.output(ref);
   if (allOutputs) w.outputEverything();

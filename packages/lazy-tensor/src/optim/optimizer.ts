@@ -6,7 +6,7 @@ import { TensorError } from "../errors.js";
 import { setInitial } from "../nn/module.js";
 import { engine } from "../runtime.js";
 import type { Placement } from "../sharding/parts.js";
-import type { Tensor } from "../tensor.js";
+import { Tensor } from "../tensor.js";
 
 /** Parameters that share settings of their own. */
 export interface ParamGroup<O> {
@@ -28,7 +28,8 @@ export abstract class Optimizer<O extends { lr: number }> {
   /** Updates taken, a 0-d float32 tensor: one count for all parameters, as in optax. */
   protected readonly stepCount: Tensor;
   private rate: number;
-  private rates = new Map<number, Tensor>();
+  /** The learning rate of each group, a 0-d tensor: an input of the step, so that a new one never recompiles. */
+  private readonly rates: readonly Tensor[];
 
   constructor(params: Params<O>, options: O) {
     const list = [...(params as Iterable<Tensor | ({ params: Iterable<Tensor> } & Partial<O>)>)];
@@ -45,6 +46,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     if (!(options.lr >= 0))
       throw new TensorError("optim", `the learning rate is ${options.lr}, not a number of at least 0`);
     this.rate = options.lr;
+    this.rates = this.groups.map((group) => tensor(group.options.lr));
     this.stepCount = zeros([]);
     engine().markInitial(this.stepCount);
   }
@@ -56,7 +58,11 @@ export abstract class Optimizer<O extends { lr: number }> {
   set lr(value: number) {
     if (!(value >= 0))
       throw new TensorError("optim", `the learning rate is ${value}, not a number of at least 0`);
+    if (value === this.rate) return;
     this.rate = value;
+    const base = this.groups[0].options.lr;
+    for (const [i, { options }] of this.groups.entries())
+      Tensor.give(this.rates[i], tensor(base === 0 ? value : (options.lr / base) * value).node);
   }
 
   parameters(): Tensor[] {
@@ -67,9 +73,9 @@ export abstract class Optimizer<O extends { lr: number }> {
   step(): void {
     noGrad(() => {
       this.stepCount.add_(1);
-      for (const { params, options } of this.groups) {
+      for (const [i, { params, options }] of this.groups.entries()) {
         const withGrad = params.filter((param) => param.grad !== null);
-        if (withGrad.length > 0) this.update(withGrad, options, this.rateTensor(options.lr));
+        if (withGrad.length > 0) this.update(withGrad, options, this.rates[i]);
       }
     });
   }
@@ -130,17 +136,5 @@ export abstract class Optimizer<O extends { lr: number }> {
     engine().markInitial(fresh);
     states.set(name, fresh);
     return fresh;
-  }
-
-  /** The learning rate as a 0-d input, uploaded only when it changes. */
-  private rateTensor(groupRate: number): Tensor {
-    const base = this.groups[0].options.lr;
-    const rate = base === 0 ? this.rate : (groupRate / base) * this.rate;
-    const existing = this.rates.get(rate);
-    if (existing) return existing;
-    if (this.rates.size >= this.groups.length) this.rates.clear();
-    const made = tensor(rate);
-    this.rates.set(rate, made);
-    return made;
   }
 }
