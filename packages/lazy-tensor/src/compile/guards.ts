@@ -1,4 +1,12 @@
-import { formatType, isGradEnabled, type Node, sameShape, type TensorType } from "@lazuli/fx-trace";
+import {
+  autocastDType,
+  type DType,
+  formatType,
+  isGradEnabled,
+  type Node,
+  sameShape,
+  type TensorType,
+} from "@lazuli/fx-trace";
 import { type Dims, type Mesh, replicated, sameDims } from "@lazuli/sharding";
 import type { DeviceBuffer } from "../buffer.js";
 import type { Engine } from "../engine.js";
@@ -48,6 +56,7 @@ export interface Surroundings {
   readonly contextParallel: string;
   readonly communication: Communication;
   readonly grad: boolean;
+  readonly autocast: DType | null;
   readonly hooks: number;
 }
 
@@ -57,6 +66,7 @@ export const surroundings = (engine: Engine): Surroundings => ({
   contextParallel: engine.contextParallel,
   communication: engine.communication,
   grad: isGradEnabled(),
+  autocast: autocastDType(),
   hooks: Module.hookChanges,
 });
 
@@ -66,6 +76,8 @@ export function surroundingsDiffer(then: Surroundings, engine: Engine): string |
   if (engine.contextParallel !== then.contextParallel) return "contextParallel was changed";
   if (engine.communication !== then.communication) return "overlap, bucketBytes or prefetch was changed";
   if (isGradEnabled() !== then.grad) return `gradients are ${then.grad ? "off, were on" : "on, were off"}`;
+  if (autocastDType() !== then.autocast)
+    return `autocast is ${autocastDType() ?? "off"}, was ${then.autocast ?? "off"}`;
   if (Module.hookChanges !== then.hooks) return "a module got or lost a hook";
   return null;
 }
