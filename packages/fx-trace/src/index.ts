@@ -22,5 +22,15 @@ export { simplify } from "./passes/simplify.js";
 export { standardPasses } from "./passes/standard.js";
 export * from "./print.js";
 export * from "./shape.js";
+export {
+  type Batched,
+  type Batching,
+  batchNodes,
+  type Randomness,
+  spread,
+  valueIn,
+} from "./transforms/batch.js";
+export { batchRules } from "./transforms/batch_rules.js";
+export { pushForward } from "./transforms/jvp.js";
 export { verify } from "./verify.js";
 export { type GradientOptions, gradients } from "./vjp.js";

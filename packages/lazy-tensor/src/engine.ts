@@ -1,6 +1,8 @@
 import type { NativeDevice, RunResult } from "@lazuli/cuda-backend";
 import {
   closeGraph,
+  currentRecorder,
+  currentScope,
   encodeNodes,
   formatType,
   hashWords,
@@ -20,7 +22,7 @@ import { inject, injectable } from "tsyringe";
 import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { debugLevel } from "./debug.js";
-import { StaleTensorError } from "./errors.js";
+import { StaleTensorError, TensorError } from "./errors.js";
 import type { Events } from "./events.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
 import { type EngineOptions, TOKENS } from "./options.js";
@@ -102,9 +104,24 @@ export class Engine {
     }
   }
 
+  /** False while a transform records a function into a graph of its own. */
+  get isRecording(): boolean {
+    return currentRecorder() === this;
+  }
+
+  /** Throws TensorError where a function is only being recorded: `what` needs a value, or a step, of its own. */
+  requireRecording(op: string, what: string): void {
+    if (this.isRecording) return;
+    throw new TensorError(
+      op,
+      `${what} inside a function that is being traced: it holds no values`,
+      currentScope(),
+    );
+  }
+
   /** A tensor now shows this node to the user. */
   show(node: Node): void {
-    this.visible.add(node);
+    if (this.isRecording) this.visible.add(node);
   }
 
   /** The node's tensor was given another value in place: unless something else asks for the old one, it is not kept. */
@@ -119,6 +136,7 @@ export class Engine {
 
   /** The holder's present node is the first value of a parameter, a buffer or optimizer state. */
   markInitial(holder: Holder): void {
+    this.requireRecording("state", "a parameter, a buffer or optimizer state is made or set");
     const node = holder.node;
     holder.isState = true;
     if (node.storage === null) this.initials.set(holder, node);
@@ -192,6 +210,7 @@ export class Engine {
   /** Copies the node's value out, taking a step first where it is not computed yet. */
   async read(node: Node, target: ArrayBufferView): Promise<void> {
     if (node.storage === null) {
+      this.requireRecording("read", `the value ${formatType(node.type)} is read`);
       this.keep(node);
       await this.step();
     }

@@ -29,7 +29,18 @@ export * from "./data/index.js";
 export { Engine } from "./engine.js";
 export * from "./errors.js";
 export { type CompileEvent, Events, type MemoryEvent, type PassEvent, type StepEvent } from "./events.js";
+export { functionalCall } from "./functional_call.js";
 export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
+export {
+  type Axes,
+  hessian,
+  jacfwd,
+  jacrev,
+  jvp,
+  type VmapOptions,
+  vjp,
+  vmap,
+} from "./functional_transforms.js";
 export { cat, einsum, stack, where } from "./functions.js";
 export * from "./io/index.js";
 export type { Operand } from "./methods/elementwise.js";
@@ -39,6 +50,7 @@ export * as F from "./nn/functional.js";
 export * as nn from "./nn/index.js";
 export * as optim from "./optim/index.js";
 export { type EngineOptions, TOKENS } from "./options.js";
+export { treeLeaves, treeMap } from "./pytree.js";
 export {
   configure,
   createContainer,

@@ -135,6 +135,7 @@ export class Tensor implements Holder {
    * `gradient`, of its shape. Throws GradError. As torch.Tensor.backward.
    */
   backward(gradient?: Tensor, options: BackwardOptions = {}): void {
+    engine().requireRecording("backward", "backward() is called");
     engine().keep(this.current);
     for (const [leaf, node] of backward(this.current, gradient?.node, options)) {
       const owner = leafOwners.get(leaf);
@@ -208,6 +209,7 @@ export class Tensor implements Holder {
       );
     }
     const keeps = this.isState || this.current.storage !== null;
+    if (keeps) engine().requireRecording("assign", `${this.name || "a computed tensor"} is updated in place`);
     this.committed ??= this.current.storage as DeviceBuffer | null;
     engine().hide(this.current);
     this.current = node;
