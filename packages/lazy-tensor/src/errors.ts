@@ -8,3 +8,5 @@ export class TensorError extends LazuliError {}
 export class FileFormatError extends LazuliError {}
 /** A state dict that does not fit the module. */
 export class StateDictError extends LazuliError {}
+/** What cannot be exported, or an exported program called with what it was not exported for. */
+export class ExportError extends LazuliError {}

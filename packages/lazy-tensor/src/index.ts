@@ -9,10 +9,15 @@ export {
   DTypeError,
   dtypes,
   GradError,
+  type Graph,
   isFloat,
   LazuliError,
+  type OpPlace,
   type Shape,
   ShapeError,
+  type StableHloOptions,
+  toStableHLO,
+  UnsupportedOpError,
   ValueError,
   withScope,
 } from "@lazuli/fx-trace";
@@ -29,6 +34,7 @@ export * from "./data/index.js";
 export { Engine } from "./engine.js";
 export * from "./errors.js";
 export { type CompileEvent, Events, type MemoryEvent, type PassEvent, type StepEvent } from "./events.js";
+export * from "./export/index.js";
 export { functionalCall } from "./functional_call.js";
 export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
 export {

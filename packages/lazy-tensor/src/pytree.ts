@@ -5,7 +5,8 @@ import { Tensor } from "./tensor.js";
  * instances of classes) is part of the structure and stays as it is.
  */
 
-const isPlainObject = (value: unknown): value is Record<string, unknown> => {
+/** An object literal, no instance of a class. */
+export const isPlainObject = (value: unknown): value is Record<string, unknown> => {
   if (typeof value !== "object" || value === null) return false;
   const prototype = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null;

@@ -1,0 +1,2 @@
+export { type CapturedProgram, captureProgram, type ExportTarget, type HeldTensor } from "./capture.js";
+export { exportProgram, loadProgram, PROGRAM_VERSION, Program } from "./program.js";
