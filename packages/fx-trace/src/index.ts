@@ -2,6 +2,7 @@ export * from "./close.js";
 export * from "./dtype.js";
 export * from "./encode.js";
 export * from "./errors.js";
+export * from "./fx/index.js";
 export * from "./graph.js";
 export * from "./node.js";
 export * from "./opdef.js";

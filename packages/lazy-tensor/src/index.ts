@@ -9,10 +9,13 @@ export {
   DTypeError,
   dtypes,
   GradError,
+  GraphError,
+  GuardError,
   isFloat,
   LazuliError,
   type Shape,
   ShapeError,
+  TraceError,
   ValueError,
   withScope,
 } from "@lazuli/fx-trace";
@@ -31,6 +34,7 @@ export * from "./errors.js";
 export { type CompileEvent, Events, type MemoryEvent, type PassEvent, type StepEvent } from "./events.js";
 export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
 export { cat, einsum, stack, where } from "./functions.js";
+export * as fx from "./fx/index.js";
 export * from "./io/index.js";
 export type { Operand } from "./methods/elementwise.js";
 export type { Index, Range } from "./methods/movement.js";
