@@ -28,7 +28,7 @@ export interface FxParam {
 export interface NodeOptions {
   /** A name to start from; the node's own is unique. */
   readonly name?: string;
-  /** Module path; that of the node at the insertion point where left out. */
+  /** Module path; that of the node at the insertion point where left out, and a called module's own. */
   readonly scope?: string;
   readonly noGrad?: boolean;
   /** Known types; derived from the inputs' for ops where left out. */
@@ -95,6 +95,11 @@ export class FxGraph {
     throw new GraphError("fx", `there is no node ${name}`);
   }
 
+  /** Names that no node may have, of those not given out yet. */
+  reserve(names: readonly string[]): void {
+    for (const name of names) this.names.take(name);
+  }
+
   // --- making nodes ------------------------------------------------------------------------------------------------
 
   /**
@@ -112,7 +117,7 @@ export class FxGraph {
     const at = this.insertPoint ?? (op === "output" ? null : this.returned);
     if (op === "output" && this.returned) throw new GraphError("fx", "the graph has an output already");
     const name = this.names.unique(options.name ?? defaultName(op, target));
-    const scope = options.scope ?? at?.scope ?? "";
+    const scope = options.scope ?? (op === "call_module" ? (target as string) : (at?.scope ?? ""));
     const node = new FxNode(this, name, { op, target, args, attrs, scope, noGrad, types });
     if (types === null && options.types === undefined) node.types = this.inferTypes(node);
     this.link(node, at);

@@ -52,7 +52,8 @@ export class SymExpr {
       )
       .join(" + ")
       .replaceAll("+ -", "- ");
-    return this.numerator === null ? sum : `${this.numerator}/(${sum})`;
+    if (this.numerator === null) return sum;
+    return `${this.numerator}/${/^[\w$]+$/.test(sum) ? sum : `(${sum})`}`;
   }
 }
 

@@ -6,6 +6,8 @@ import type { Tensor } from "../tensor.js";
 export interface Trace {
   /** A tensor's present value is read, to be an operand. */
   read(tensor: Tensor, node: Node): void;
+  /** A graph reads a tensor by its path. */
+  attribute(tensor: Tensor): void;
   /** Something was asked for that a traced program cannot have. */
   refuse(op: string, what: string): never;
   /** A tensor was given another value in place; `restore` takes it back. */

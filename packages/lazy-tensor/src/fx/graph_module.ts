@@ -1,6 +1,8 @@
 import { type FxGraph, type FxNode, GraphError, TraceError } from "@lazuli/fx-trace";
 import { Module } from "../nn/module.js";
 import type { Tensor } from "../tensor.js";
+import { activeTrace } from "./active.js";
+import { generateCode } from "./code.js";
 import { Container, copyTree, heldTensor, labelOf, modulesByPath } from "./container.js";
 import { Interpreter } from "./interpreter.js";
 
@@ -56,12 +58,20 @@ export class GraphModule<A extends readonly any[] = any[], R = any> extends Cont
       read = this.#reader(path);
       this.#attrs.set(path, read);
     }
-    return read();
+    const tensor = read();
+    activeTrace?.attribute(tensor);
+    return tensor;
   }
 
-  /** Runs the forward of the module at `path`; `scope` is the path that its nodes carry. */
-  callSubmodule(path: string, args: readonly unknown[], scope = path): unknown {
-    return Module.callAt(this.getSubmodule(path), scope, args);
+  /** Runs the forward of the module at `path`. Its nodes carry the path that is current: `Module.forward` adds its own. */
+  // biome-ignore lint/suspicious/noExplicitAny: what a module takes and gives
+  call(path: string, ...args: unknown[]): any {
+    return Module.callAt(this.getSubmodule(path), "", args);
+  }
+
+  /** Gives the buffer at `path` the value of `value`. */
+  assign(path: string, value: Tensor): Tensor {
+    return this.getAttr(path).assign_(value.node);
   }
 
   /** Puts a module at `path`, in the place of one that is there; containers on the way are made. */
@@ -99,6 +109,14 @@ export class GraphModule<A extends readonly any[] = any[], R = any> extends Cont
     };
     prune(this, "");
     this.#forget();
+  }
+
+  /**
+   * The graph as a TypeScript module: `forward(self, ...)` does what this module's forward does, and traced with
+   * `{ root: self }` rebuilds the graph. Throws TraceError for an argument that cannot be written down.
+   */
+  get code(): string {
+    return generateCode(this.graph, this.label);
   }
 
   // --- the graph ---------------------------------------------------------------------------------------------------

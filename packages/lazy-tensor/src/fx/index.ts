@@ -10,7 +10,10 @@ export {
   type Opcode,
   SymExpr,
 } from "@lazuli/fx-trace";
+export { type Dynamic, type DynamicDim, exampleSpecs } from "./arguments.js";
 export { GraphModule, type GraphRoot } from "./graph_module.js";
 export { Interpreter, type OpOverride, type OpValue } from "./interpreter.js";
-export { exampleSpecs, inlineModules, isLayer, symbolicTrace, type TraceOptions } from "./symbolic_trace.js";
+export { op, scopes } from "./op.js";
+export { inlineModules, isLayer, symbolicTrace, type TraceOptions } from "./symbolic_trace.js";
 export { type LeafTest, spec, TensorSpec } from "./tracer.js";
+export { Transformer } from "./transformer.js";

@@ -75,7 +75,7 @@ export class Interpreter {
   /** The value of one node; those of its inputs are known. */
   runNode(node: FxNode): unknown {
     try {
-      const scope = node.op === "call_module" ? this.base : joinPath(this.base, node.scope);
+      const scope = joinPath(this.base, node.scope);
       const value = atScope(scope, () =>
         node.noGrad ? withGrad(false, () => this.dispatch(node)) : this.dispatch(node),
       );
@@ -122,11 +122,11 @@ export class Interpreter {
   }
 
   setAttr(path: string, value: Tensor, _node: FxNode): unknown {
-    return this.module.getAttr(path).assign_(value.node);
+    return this.module.assign(path, value);
   }
 
-  callModule(path: string, args: readonly unknown[], node: FxNode): unknown {
-    return this.module.callSubmodule(path, args, node.scope || path);
+  callModule(path: string, args: readonly unknown[], _node: FxNode): unknown {
+    return this.module.call(path, ...args);
   }
 
   /** An op of `args`, or `getItem`. */

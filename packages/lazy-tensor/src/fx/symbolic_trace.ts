@@ -1,10 +1,10 @@
-import { type FxGraph, mapNodes, TraceError } from "@lazuli/fx-trace";
 import * as layers from "../nn/layers.js";
 import { Module } from "../nn/module.js";
-import type { Tensor } from "../tensor.js";
+import { type Dynamic, dynamicArguments, dynamicOf, exampleSpecs, traceArguments } from "./arguments.js";
+import { traceSymbolic } from "./dynamic.js";
 import { GraphModule } from "./graph_module.js";
 import { paramNames } from "./param_names.js";
-import { type LeafTest, rootPaths, TensorSpec, type TraceArgument, Tracer } from "./tracer.js";
+import { type LeafTest, rootPaths, type TraceArgument, Tracer } from "./tracer.js";
 
 type Fn = (...args: never[]) => unknown;
 // biome-ignore lint/suspicious/noExplicitAny: the constructor of any module
@@ -24,6 +24,11 @@ export interface TraceOptions {
    * of `nn` that hold no modules, as torch.fx; `[]` inlines everything.
    */
   readonly leafModules?: readonly ModuleClass[] | LeafTest;
+  /**
+   * Dims that may have other sizes than in the examples: of every input (`{ 0: "batch" }`), or by input. Throws TraceError
+   * where the program itself depends on the size. docs/fx.md says how, and what is checked when.
+   */
+  readonly dynamic?: Dynamic;
   /** For functions: the module whose paths name the parameters, buffers and modules that the function uses. */
   readonly root?: Module;
 }
@@ -33,11 +38,19 @@ const nnLayers = new Set<unknown>(Object.values(layers));
 /** Whether torch.fx's default would make it a leaf: a layer of `nn`, not of a class that extends one. */
 export const isLayer: LeafTest = (module) => nnLayers.has(module.constructor);
 
-function leafTest(leaves: TraceOptions["leafModules"] = isLayer): LeafTest {
+function leafTest(leaves: TraceOptions["leafModules"], root: Module | null): LeafTest {
+  if (leaves === undefined) return root instanceof GraphModule ? calledBy(root) : isLayer;
   // Not a class: a class is given in a list.
   if (typeof leaves === "function") return leaves;
   const classes = new Set<unknown>(leaves);
   return (module) => classes.has(module.constructor);
+}
+
+/** What a graph calls as one node stays so when it is traced again. */
+export function calledBy(root: GraphModule): LeafTest {
+  const paths = root.graph.findNodes({ op: "call_module" }).map((node) => node.targetName);
+  const called = new Set(paths.map((path) => root.getSubmodule(path)));
+  return (module, path) => called.has(module) || isLayer(module, path);
 }
 
 /**
@@ -60,14 +73,45 @@ export function symbolicTrace(target: Module | Fn, options: TraceOptions = {}): 
     target instanceof GraphModule
       ? target.graph.params.map(({ name }) => name)
       : paramNames(isModule ? Module.plainForward(target) : target);
-  const args = traceArguments(names, options);
-  const tracer = new Tracer(rootPaths(root), leafTest(options.leafModules));
+  const { exampleInputs = [], concreteArgs = {}, leafModules, dynamic } = options;
   const call: Fn = isModule ? (...given) => target.forward(...given) : target;
-  const { graph, constants, modules } = tracer.trace(call, args);
-  const made = new GraphModule(root ?? {}, graph, root ? undefined : (target as Fn).name || "GraphModule");
-  for (const [path, tensor] of constants) made.addTensor(path, tensor as Tensor);
+  return traceProgram(call, {
+    args: traceArguments(names, exampleInputs, concreteArgs),
+    root,
+    isLeaf: leafTest(leafModules, root),
+    dynamic,
+    name: root ? undefined : (target as Fn).name || "GraphModule",
+  });
+}
+
+/** What is traced, and how: `symbolicTrace` with everything decided. */
+export interface Program {
+  readonly args: readonly TraceArgument[];
+  readonly root: Module | null;
+  readonly isLeaf: LeafTest;
+  readonly dynamic?: Dynamic;
+  readonly name?: string;
+}
+
+export function traceProgram(call: Fn, { args, root, isLeaf, dynamic = {}, name }: Program): GraphModule {
+  const paths = rootPaths(root);
+  const { symbols, at } = dynamicArguments(args, dynamic);
+  const { graph, constants, modules } = traceSymbolic(
+    (sizes) => new Tracer(paths, isLeaf, [...symbols.keys()]).trace(call, at(sizes)),
+    symbols,
+  );
+  const made = new GraphModule(root ?? {}, graph, name);
+  for (const [path, tensor] of constants) made.addTensor(path, tensor);
   for (const [path, module] of modules) made.addSubmodule(path, module);
   return made;
+}
+
+/** The graph run by `call` in place of its module's forward, as a GraphModule: called modules stay such where `isLeaf` says. */
+export function retrace(module: GraphModule, call: Fn, isLeaf: LeafTest): GraphModule {
+  const { graph } = module;
+  const names = graph.params.map(({ name }) => name);
+  const args = traceArguments(names, exampleSpecs(graph), {});
+  return traceProgram(call, { args, root: module, isLeaf, dynamic: dynamicOf(graph) });
 }
 
 /**
@@ -76,36 +120,9 @@ export function symbolicTrace(target: Module | Fn, options: TraceOptions = {}): 
  */
 export function inlineModules(module: GraphModule): GraphModule {
   if (module.graph.findNodes({ op: "call_module" }).length === 0) return module;
-  return symbolicTrace(module, { exampleInputs: exampleSpecs(module.graph), leafModules: [] });
-}
-
-/** Specs of a graph's inputs, in the arguments' structure, at the sizes it was traced with. */
-export function exampleSpecs(graph: FxGraph): unknown[] {
-  return graph.params.map(({ value }) =>
-    mapNodes(value, ({ name, type }) => {
-      if (!type) throw new TraceError("fx", `the type of the input ${name} is not known`);
-      return new TensorSpec(type.shape, type.dtype);
-    }),
+  return retrace(
+    module,
+    (...args) => module.forward(...args),
+    () => false,
   );
-}
-
-/** Example inputs and concrete arguments, by position. Throws TraceError for a name that the function does not have. */
-function traceArguments(names: readonly string[], options: TraceOptions): TraceArgument[] {
-  const { exampleInputs = [], concreteArgs = {} } = options;
-  const concrete = new Map<number, unknown>();
-  for (const [key, value] of Object.entries(concreteArgs)) {
-    const position = /^\d+$/.test(key) ? Number(key) : names.indexOf(key);
-    if (position < 0)
-      throw new TraceError(
-        "trace",
-        `concreteArgs names ${key}, and the arguments are ${names.join(", ") || "none"}`,
-      );
-    concrete.set(position, value);
-  }
-  const count = Math.max(exampleInputs.length, ...[...concrete.keys()].map((position) => position + 1), 0);
-  return Array.from({ length: count }, (_, i) => ({
-    name: names[i] ?? `arg${i}`,
-    value: concrete.has(i) ? concrete.get(i) : exampleInputs[i],
-    concrete: concrete.has(i),
-  }));
 }

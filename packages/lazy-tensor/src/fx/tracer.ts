@@ -31,6 +31,7 @@ export class TensorSpec {
   constructor(
     readonly shape: readonly number[],
     readonly dtype: TensorType["dtype"],
+    readonly requiresGrad = false,
   ) {}
 }
 
@@ -39,6 +40,10 @@ export const spec = (shape: readonly number[], dtype: TensorType["dtype"] = "flo
   new TensorSpec([...shape], dtype);
 
 export type LeafTest = (module: Module, path: string) => boolean;
+
+/** Name of the input at `path` of argument `name`. */
+export const inputName = (name: string, path: readonly (string | number)[]): string =>
+  [name, ...path].filter((part) => part !== "").join("_");
 
 /** What a trace gives. */
 export interface Traced {
@@ -94,12 +99,18 @@ export class Tracer implements Trace, Recorder {
   /** The same inside the leaf module that is running; null outside one. */
   private leafAssignments: Map<Tensor, () => void> | null = null;
   private readonly randomKey = standIn({ dtype: "int64", shape: [2] });
+  private readonly takenPaths: ReadonlySet<string>;
   private failure: TraceError | null = null;
 
   constructor(
     private readonly paths: RootPaths,
     private readonly isLeaf: LeafTest,
-  ) {}
+    /** Names that no node may have. */
+    taken: readonly string[] = [],
+  ) {
+    this.graph.reserve(taken);
+    this.takenPaths = new Set(paths.tensors.values());
+  }
 
   /** Traces `fn(...args)`. Throws TraceError. */
   trace(fn: (...args: never[]) => unknown, args: readonly TraceArgument[]): Traced {
@@ -135,8 +146,8 @@ export class Tracer implements Trace, Recorder {
     return mapLeaves(value, (leaf, path) => {
       if (!(leaf instanceof Tensor || leaf instanceof TensorSpec)) return leaf;
       const type = { dtype: leaf.dtype, shape: [...leaf.shape] };
-      const node = this.graph.placeholder([name, ...path].filter((part) => part !== "").join("_"), type);
-      this.stands.set(node, this.standFor(node, type, leaf instanceof Tensor && leaf.requiresGrad));
+      const node = this.graph.placeholder(inputName(name, path), type);
+      this.stands.set(node, this.standFor(node, type, leaf.requiresGrad));
       return node;
     });
   }
@@ -216,7 +227,7 @@ export class Tracer implements Trace, Recorder {
     for (const [name, known] of this.constants) if (known === tensor) return name;
     const kind = tensor instanceof Parameter ? "_param_constant" : "_tensor_constant";
     let number = 0;
-    while (this.constants.has(`${kind}${number}`)) number++;
+    while (this.constants.has(`${kind}${number}`) || this.takenPaths.has(`${kind}${number}`)) number++;
     const name = `${kind}${number}`;
     this.constants.set(name, tensor);
     const bytes = this.data.get(tensor.node);
@@ -243,6 +254,10 @@ export class Tracer implements Trace, Recorder {
   read(tensor: Tensor, node: Node): void {
     if (this.leafAssignments || this.nodes.has(node) || this.owners.has(node)) return;
     this.owners.set(node, tensor);
+  }
+
+  attribute(tensor: Tensor): void {
+    if (!this.leafAssignments) this.fxOf(tensor);
   }
 
   refuse(op: string, what: string): never {
