@@ -62,3 +62,18 @@ export class UnsupportedOpError extends LazuliError {
     this.places = places;
   }
 }
+/** A program that cannot be traced, or a traced one run on what it was not traced for. Says where in the user's source. */
+export class TraceError extends LazuliError {
+  constructor(
+    op: string,
+    detail: string,
+    scope = "",
+    /** `file:line:column` of the user's call, where it is known. */
+    readonly source: string | null = null,
+    options?: ErrorOptions,
+  ) {
+    super(op, source ? `${detail}, at ${source}` : detail, scope, options);
+  }
+}
+/** A traced program was called with what it was specialised against. */
+export class GuardError extends TraceError {}

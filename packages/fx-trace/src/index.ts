@@ -3,6 +3,7 @@ export * from "./dtype.js";
 export * from "./encode.js";
 export * from "./errors.js";
 export { type StableHloOptions, toStableHLO } from "./export/stablehlo.js";
+export * from "./fx/index.js";
 export * from "./graph.js";
 export * from "./node.js";
 export * from "./opdef.js";

@@ -15,6 +15,7 @@ import {
   setRecorder,
   standardPasses,
   type TensorType,
+  TraceError,
   withRecorder,
 } from "@lazuli/fx-trace";
 import { type ContextParallel, type Dims, type Mesh, replicated, ShardingError } from "@lazuli/sharding";
@@ -24,6 +25,7 @@ import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError, TensorError } from "./errors.js";
 import type { Events } from "./events.js";
+import { activeTrace } from "./fx/active.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
 import { type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
@@ -121,7 +123,7 @@ export class Engine {
 
   /** A tensor now shows this node to the user. */
   show(node: Node): void {
-    if (this.isRecording) this.visible.add(node);
+    if (activeTrace === null && this.isRecording) this.visible.add(node);
   }
 
   /** The node's tensor was given another value in place: unless something else asks for the old one, it is not kept. */
@@ -131,11 +133,16 @@ export class Engine {
 
   /** Keeps the node's value in the next step whatever consumes it. */
   keep(node: Node): void {
+    activeTrace?.refuse("sync", "a step is taken in what is traced: call sync() outside");
     this.kept.add(node);
   }
 
   /** The holder's present node is the first value of a parameter, a buffer or optimizer state. */
   markInitial(holder: Holder): void {
+    activeTrace?.refuse(
+      "Parameter",
+      "a parameter, a buffer or optimizer state is made or loaded in what is traced",
+    );
     this.requireRecording("state", "a parameter, a buffer or optimizer state is made or set");
     const node = holder.node;
     holder.isState = true;
@@ -157,6 +164,7 @@ export class Engine {
     this.device.upload(buffer.id, bytes);
     const node = withRecorder(null, () => inputOp([], { index: 0, shape: type.shape, dtype: type.dtype }));
     node.storage = buffer;
+    activeTrace?.uploaded(node, type, bytes);
     return node;
   }
 
@@ -193,6 +201,7 @@ export class Engine {
 
   /** The step's RNG key and a stream no other call of the step has. The key is an input: new numbers never recompile. */
   nextRandom(): { key: Node; stream: number } {
+    if (activeTrace !== null) return activeTrace.nextRandom();
     const state = this.randomState;
     if (!state.key || (state.key.storage as DeviceBuffer).state !== "live") {
       const words = new BigInt64Array([BigInt(state.seed), BigInt(state.steps++)]);
@@ -230,6 +239,7 @@ export class Engine {
   }
 
   free(node: Node): void {
+    if (activeTrace !== null) return; // what was made in it has no memory, and the rest is not its to end
     const buffer = node.storage as DeviceBuffer | null;
     if (buffer) this.pool.free(buffer);
   }
@@ -241,6 +251,12 @@ export class Engine {
 
   private requireLive(node: Node, buffer: DeviceBuffer): void {
     if (buffer.state === "live") return;
+    if (buffer.state === "traced")
+      throw new TraceError(
+        node.op.name,
+        `the value ${formatType(node.type)} was traced and has no data: use what the traced module returns`,
+        node.scope,
+      );
     const what =
       buffer.state === "donated"
         ? "was overwritten by the update of the parameter or state it came from"
@@ -256,6 +272,7 @@ export class Engine {
 
   /** Computes everything recorded that the rule of step roots keeps. Resolves when the device is done. */
   step(): Promise<void> {
+    activeTrace?.refuse("sync", "a step is taken in what is traced: call sync() outside");
     const started = performance.now();
     const runs: Promise<void>[] = [];
     const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));

@@ -22,6 +22,7 @@ import {
   withRecorder,
 } from "@lazuli/fx-trace";
 import { aliased, orZeros } from "./functional_grad.js";
+import { insideTransform } from "./fx/active.js";
 import { treeFill, treeLeaves, treeMap, treePrefix } from "./pytree.js";
 import { engine } from "./runtime.js";
 import { Tensor } from "./tensor.js";
@@ -181,11 +182,13 @@ export function vmap<A extends unknown[], R>(
     });
     const builder = new GraphBuilder();
     const result = withRecorder(builder, () =>
-      withoutUses(() =>
-        fn(
-          ...treeFill(
-            args,
-            examples.map((example, i) => (axes[i] === null ? leaves[i] : new Tensor(example))),
+      insideTransform(() =>
+        withoutUses(() =>
+          fn(
+            ...treeFill(
+              args,
+              examples.map((example, i) => (axes[i] === null ? leaves[i] : new Tensor(example))),
+            ),
           ),
         ),
       ),

@@ -10,12 +10,15 @@ export {
   dtypes,
   GradError,
   type Graph,
+  GraphError,
+  GuardError,
   isFloat,
   LazuliError,
   type OpPlace,
   type Shape,
   ShapeError,
   type StableHloOptions,
+  TraceError,
   toStableHLO,
   UnsupportedOpError,
   ValueError,
@@ -48,6 +51,7 @@ export {
   vmap,
 } from "./functional_transforms.js";
 export { cat, einsum, stack, where } from "./functions.js";
+export * as fx from "./fx/index.js";
 export * from "./io/index.js";
 export type { Operand } from "./methods/elementwise.js";
 export type { Index, Range } from "./methods/movement.js";

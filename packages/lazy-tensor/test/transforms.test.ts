@@ -3,6 +3,7 @@ import {
   bernoulli,
   F,
   functionalCall,
+  fx,
   GradError,
   grad,
   hessian,
@@ -312,5 +313,27 @@ describe("grad", () => {
     );
     await expectSame(grads[0], p.w);
     await expectSame(grads[1], p.layers[0]);
+  });
+});
+
+describe("transforms of traced functions", () => {
+  it("are traced as what they record, modules inside read by name", async () => {
+    class PerExample extends nn.Module {
+      readonly layer = new nn.Linear(3, 2);
+      forward(x: Tensor): Tensor {
+        return vmap((one: Tensor) => grad((at: Tensor) => this.layer.forward(at).square().sum())(one))(x);
+      }
+    }
+    const model = new PerExample();
+    const x = randn([4, 3]);
+    const traced = fx.symbolicTrace(model, { exampleInputs: [x] });
+    expect(traced.graph.findNodes({ op: "get_attr" }).map((node) => node.target)).toContain("layer.weight");
+    expect(traced.graph.findNodes({ op: "call_module" })).toEqual([]);
+    await expectSame(traced.forward(x), model.forward(x), 0);
+    await expectSame(
+      vmap((one: Tensor) => traced.forward(one.unsqueeze(0)))(x).squeeze(1),
+      model.forward(x),
+      1e-6,
+    );
   });
 });

@@ -1,6 +1,5 @@
-import { type DType, dtypes, formatType, type Shape, sameShape } from "@lazuli/fx-trace";
+import { type DType, dtypes, formatType, isPlainObject, type Shape, sameShape } from "@lazuli/fx-trace";
 import { ExportError } from "../errors.js";
-import { isPlainObject } from "../pytree.js";
 import { Tensor } from "../tensor.js";
 
 /**

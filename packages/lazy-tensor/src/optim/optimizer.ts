@@ -1,6 +1,7 @@
 import { noGrad } from "../autograd.js";
 import { tensor, zeros } from "../creation.js";
 import { TensorError } from "../errors.js";
+import { activeTrace } from "../fx/active.js";
 import { setInitial } from "../nn/module.js";
 import { engine } from "../runtime.js";
 import type { Tensor } from "../tensor.js";
@@ -58,6 +59,7 @@ export abstract class Optimizer<O extends { lr: number }> {
 
   /** Records the update of every parameter that has a gradient. As torch.optim.Optimizer.step. */
   step(): void {
+    activeTrace?.refuse("optim", "an optimizer takes a step in what is traced: trace the forward alone");
     noGrad(() => {
       this.stepCount.add_(1);
       for (const { params, options } of this.groups) {
