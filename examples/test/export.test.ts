@@ -11,6 +11,7 @@ import {
   manualSeed,
   type Tensor,
   tensor,
+  toOnnx,
   toStableHLO,
   valueAndGrad,
 } from "@lazuli/lazy-tensor";
@@ -87,6 +88,25 @@ describe("an exported Llama", () => {
     } finally {
       await rm(folder, { recursive: true });
     }
+  });
+});
+
+const runtime = await import("onnxruntime-node").catch(() => null);
+
+describe.skipIf(runtime === null)("Llama as ONNX, by ONNX Runtime", () => {
+  it("infers the same logits", async () => {
+    const { InferenceSession, Tensor: OrtTensor } = runtime as NonNullable<typeof runtime>;
+    const session = await InferenceSession.create(await toOnnx(model, [idsOf(1)]), { logSeverityLevel: 3 });
+    const ids = idsOf(7);
+    const { out0 } = await session.run({
+      arg0: new OrtTensor("int32", (await ids.data()) as Int32Array, [B, T]),
+    });
+    const wanted = Float32Array.from(await model.forward(ids).data(), Number);
+    const found = out0.data as Float32Array;
+    expect(out0.dims).toEqual([B, T, config.vocab_size]);
+    const largest = wanted.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+    for (let i = 0; i < wanted.length; i++)
+      expect(Math.abs(found[i] - wanted[i])).toBeLessThanOrEqual(2e-5 * largest);
   });
 });
 

@@ -2,6 +2,8 @@ export * from "./close.js";
 export * from "./dtype.js";
 export * from "./encode.js";
 export * from "./errors.js";
+export { ONNX_OPSET, type OnnxGraph, toOnnxGraph } from "./export/onnx.js";
+export { type Onnx, type OnnxAttribute, type OnnxTensor, onnxTypes } from "./export/onnx_writer.js";
 export { type StableHloOptions, toStableHLO } from "./export/stablehlo.js";
 export * from "./fx/index.js";
 export * from "./graph.js";

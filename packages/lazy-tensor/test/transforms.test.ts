@@ -330,9 +330,11 @@ describe("transforms of traced functions", () => {
     expect(traced.graph.findNodes({ op: "get_attr" }).map((node) => node.target)).toContain("layer.weight");
     expect(traced.graph.findNodes({ op: "call_module" })).toEqual([]);
     await expectSame(traced.forward(x), model.forward(x), 0);
+    const more = randn([2, 4, 3]);
+    const each = vmap((one: Tensor): Tensor => traced.forward(one))(more);
     await expectSame(
-      vmap((one: Tensor) => traced.forward(one.unsqueeze(0)))(x).squeeze(1),
-      model.forward(x),
+      each,
+      loop((one) => model.forward(one), more),
       1e-6,
     );
   });
