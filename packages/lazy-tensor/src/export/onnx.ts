@@ -13,6 +13,7 @@ import { writeFileAtomically } from "../io/files.js";
 import { engine } from "../runtime.js";
 import { rawArray } from "../typed_array.js";
 import { captureProgram, type ExportTarget } from "./capture.js";
+import { computeConstants } from "./constants.js";
 
 /**
  * The part of ONNX's format that is written. Names are free, numbers are the format's; proto2 as it is, so that an attribute
@@ -80,7 +81,7 @@ const tensorProto = ({ name, shape, dtype, data }: OnnxTensor): object => ({
  */
 export async function toOnnx(target: ExportTarget, inputs: readonly unknown[]): Promise<Uint8Array> {
   const { graph, held, inputNames } = await captureProgram(target, inputs);
-  const onnx = toOnnxGraph(graph, inputNames);
+  const onnx = toOnnxGraph(await computeConstants(graph), inputNames);
   const weights: OnnxTensor[] = [];
   for (const [name, { tensor }] of held) {
     const raw = rawArray(tensor.dtype, tensor.size);
