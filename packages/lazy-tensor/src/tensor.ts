@@ -287,11 +287,12 @@ const refuseRead = (method: string): void => {
   activeTrace?.refuse(method, `reads a traced value, which has none: ${instead}, or read it outside`);
 };
 
-// Not part of the type: TypeScript refuses `for (const row of tensor)` where it is written.
+// Outside a trace a tensor is no iterable, and none by its type: TypeScript refuses `for (const row of tensor)`.
 Object.defineProperty(Tensor.prototype, Symbol.iterator, {
-  value(this: Tensor): never {
-    activeTrace?.refuse("iterator", `${this} is iterated: use split(), chunk() or at() for its parts`);
-    throw new TensorError("iterator", `${this} is not iterable: use split(), chunk() or at() for its parts`);
+  get(this: Tensor): (() => never) | undefined {
+    const trace = activeTrace;
+    if (trace === null) return undefined;
+    return () => trace.refuse("iterator", `${this} is iterated: use split(), chunk() or at() for its parts`);
   },
 });
 

@@ -7,6 +7,7 @@ export {
   OutputRef,
 } from "./convert.js";
 export { FxGraph, type FxParam, type NodeOptions } from "./graph.js";
+export { type MatchOptions, matchAt, type NodeMap, returnedNodes } from "./match.js";
 export {
   type Argument,
   type FxFunction,

@@ -57,7 +57,8 @@ export function dynamicArguments(args: readonly TraceArgument[], dynamic: Dynami
           );
         continue;
       }
-      unused.delete(name in dynamic ? name : String(key));
+      unused.delete(name);
+      unused.delete(String(key));
       const symbol = addSymbol(symbols, dim, shape[key], `${name}, dim ${key}`);
       dims.set(name, (dims.get(name) ?? new Map<number, string>()).set(key, symbol));
     }
