@@ -111,6 +111,22 @@ describe.each(Object.entries(cases))("%s", (_, model) => {
     expect(losses.at(-1)).toBeLessThan(losses[0]);
   });
 
+  it.each([
+    ["with leaf modules", undefined],
+    ["all ops", []],
+  ] as const)("split in 4 stages, %s, trains as it does itself", async (_, leaves) => {
+    const split = (made: nn.Module): nn.Module => {
+      const traced = trace(model, leaves as [] | undefined)(made);
+      const stages = fx.splitModule(traced, fx.splitBalanced(traced, 4)).lint();
+      expect(stages.graph.findNodes({ op: "call_module" }).map((node) => node.target)).toEqual(
+        [0, 1, 2, 3].map((stage) => `stage_${stage}`),
+      );
+      expect([...stages.stateDict()]).toEqual([...made.stateDict()]);
+      return stages;
+    };
+    expect(await train(model, split)).toEqual(await train(model, (itself) => itself));
+  });
+
   it("has the state dict it has itself", () => {
     const made = model.model();
     expect([...trace(model)(made).stateDict()]).toEqual([...made.stateDict()]);

@@ -16,7 +16,7 @@ export { einsum } from "./ops/einsum.js";
 export { constant, input, result } from "./ops/leaf.js";
 export { type OpName, type OpTable, ops, opTable } from "./ops/table.js";
 export { parseGraph } from "./parse.js";
-export { cse } from "./passes/cse.js";
+export { commutative, cse } from "./passes/cse.js";
 export { dce } from "./passes/dce.js";
 export { decompose } from "./passes/decompose.js";
 export { foldConstants } from "./passes/fold.js";
