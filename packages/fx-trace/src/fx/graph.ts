@@ -2,6 +2,7 @@ import { GraphError } from "../errors.js";
 import { Node } from "../node.js";
 import type { OpDef } from "../opdef.js";
 import { input } from "../ops/leaf.js";
+import { type OpName, ops } from "../ops/table.js";
 import type { TensorType } from "../shape.js";
 import { lintGraph } from "./lint.js";
 import { Names } from "./names.js";
@@ -141,14 +142,16 @@ export class FxGraph {
     return this.createNode("call_module", path, args, noAttrs, options);
   }
 
-  /** An op, or `getItem`, of `args`. Random ops without a key take the step's. */
+  /** An op (by name, or its definition), or `getItem`, of `args`. Random ops without a key take the step's. */
   callFunction(
-    target: FxFunction,
+    target: FxFunction | OpName,
     args: readonly Argument[],
     attrs: FxAttrs = noAttrs,
     options: NodeOptions = {},
   ): FxNode {
-    return this.createNode("call_function", target, args, attrs, options);
+    const called = typeof target === "string" ? (ops[target] as unknown as OpDef) : target;
+    if (!called) throw new GraphError("fx", `there is no op ${String(target)}`);
+    return this.createNode("call_function", called, args, attrs, options);
   }
 
   /** The buffer at `path` gets the value of `value` when the graph has run. */
@@ -353,7 +356,12 @@ export class FxGraph {
   /** What the op's type rule gives for the inputs' types, at the sizes traced with; null where one is not known. */
   private inferTypes(node: FxNode): readonly TensorType[] | null {
     const op = node.opdef;
-    if (!op || (isRandom(op) && node.args.length === 0)) return null;
+    if (!op) return null;
+    const attrs = evaluateAttrs(node.attrs, hintSizes(this.symbols));
+    if (isRandom(op) && node.args.length === 0) {
+      const { dtype, shape } = attrs as unknown as TensorType;
+      return [{ dtype, shape }];
+    }
     const inputs: Node[] = [];
     for (const arg of node.args) {
       if (!(arg instanceof FxNode) || !arg.types) return null;
@@ -361,7 +369,7 @@ export class FxGraph {
         new Node(arg.opdef ?? (input as unknown as OpDef), [], noAttrs as never, arg.types, arg.scope),
       );
     }
-    const type = op.type(inputs, evaluateAttrs(node.attrs, hintSizes(this.symbols)) as never);
+    const type = op.type(inputs, attrs as never);
     return Array.isArray(type) ? (type as TensorType[]) : [type as TensorType];
   }
 }

@@ -40,6 +40,7 @@ export class Names {
 const simple = /^[A-Za-z_$][\w$]*$/;
 
 const identifier = (wanted: string): string => {
+  if (simple.test(wanted)) return wanted;
   const name = wanted.replace(/[^\w$]+/g, "_").replace(/^(?=\d)/, "_");
   return name === "" ? "_" : name;
 };

@@ -101,8 +101,6 @@ export class FxNode {
   types: readonly TensorType[] | null;
   /** By result and dim where dims are symbolic; null where none of them is. */
   dims: readonly (readonly Dim[])[] | null = null;
-  /** Room for passes. */
-  readonly meta: Record<string, unknown> = {};
   /** The nodes that read this one. */
   readonly users = new Set<FxNode>();
   /** For the graph: neighbours in its order. */
@@ -111,6 +109,7 @@ export class FxNode {
   /** For the graph: whether it was erased. */
   erased = false;
   private currentArgs: readonly Argument[] = [];
+  private notes: Record<string, unknown> | null = null;
 
   constructor(
     readonly graph: FxGraph,
@@ -138,7 +137,17 @@ export class FxNode {
 
   private setArgs(args: readonly Argument[]): void {
     this.currentArgs = args;
-    visitNodes(args, (input) => input.users.add(this));
+    for (let i = 0; i < args.length; i++) {
+      const arg = args[i];
+      if (arg instanceof FxNode) arg.users.add(this);
+      else visitNodes(arg, (input) => input.users.add(this));
+    }
+  }
+
+  /** Room for passes. */
+  get meta(): Record<string, unknown> {
+    this.notes ??= {};
+    return this.notes;
   }
 
   /** The nodes it reads, each once. */

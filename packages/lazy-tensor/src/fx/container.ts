@@ -58,28 +58,37 @@ export class Container extends Module {
   }
 }
 
-/** Every tensor a module's own fields hold, in arrays and plain objects too, by path. */
-export function* heldTensors(module: Module): Generator<[string, Tensor]> {
-  if (module instanceof Container) yield* module.heldTensors;
-  else for (const [name, value] of Object.entries(module)) yield* tensorsIn(name, value);
+/** Calls `visit` with every tensor a module's own fields hold, in arrays and plain objects too, by path. */
+export function eachTensor(module: Module, visit: (path: string, tensor: Tensor) => void): void {
+  if (module instanceof Container) for (const [name, tensor] of module.heldTensors) visit(name, tensor);
+  else eachIn(module as unknown as Record<string, unknown>, "", visit, 0);
 }
 
-/** The tensor that `heldTensors` gives under `name`. */
+function eachIn(
+  holder: Record<string, unknown> | readonly unknown[],
+  prefix: string,
+  visit: (path: string, tensor: Tensor) => void,
+  depth: number,
+): void {
+  for (const key of Object.keys(holder)) {
+    const value = (holder as Record<string, unknown>)[key];
+    if (value === null || typeof value !== "object") continue;
+    if (value instanceof Tensor) visit(prefix + key, value);
+    else if (depth < MAX_DEPTH && (Array.isArray(value) || isPlainObject(value)))
+      eachIn(value, `${prefix}${key}.`, visit, depth + 1);
+  }
+}
+
+/** Structures that hold themselves end here. */
+const MAX_DEPTH = 4;
+
+/** The tensor that `eachTensor` gives under `name`. */
 export function heldTensor(module: Module, name: string): Tensor | null {
   if (module instanceof Container) return module.heldTensors.get(name) ?? null;
   let value: unknown = module;
   for (const key of name.split(".")) value = (value as Record<string, unknown> | null | undefined)?.[key];
   return value instanceof Tensor ? value : null;
 }
-
-function* tensorsIn(name: string, value: unknown, depth = 0): Generator<[string, Tensor]> {
-  if (value instanceof Tensor) yield [name, value];
-  else if (depth < MAX_DEPTH && (Array.isArray(value) || isPlainObject(value)))
-    for (const [key, item] of Object.entries(value)) yield* tensorsIn(`${name}.${key}`, item, depth + 1);
-}
-
-/** Structures that hold themselves end here. */
-const MAX_DEPTH = 4;
 
 /**
  * `into` filled with what `module` holds: tensors and the modules in `leaves` are shared, other modules become containers
@@ -93,7 +102,7 @@ export function copyTree<C extends Container>(
 ): C {
   copies.set(module, into);
   into.training = module.training;
-  for (const [name, tensor] of heldTensors(module)) into.holdTensor(name, tensor);
+  eachTensor(module, (name, tensor) => into.holdTensor(name, tensor));
   for (const [name, child] of module.namedChildren()) {
     const known = leaves.has(child) ? child : copies.get(child);
     into.holdModule(name, known ?? copyTree(child, new Container(labelOf(child)), leaves, copies));

@@ -20,13 +20,12 @@ export class GraphModule<A extends readonly any[] = any[], R = any> extends Cont
   #modules: Map<string, Module> | null = null;
   readonly #attrs = new Map<string, () => Tensor>();
 
-  constructor(root: GraphRoot, graph: FxGraph, name?: string) {
+  /** `leaves`: the modules below `root` that the graph calls, where they are known. */
+  constructor(root: GraphRoot, graph: FxGraph, name?: string, leaves?: ReadonlySet<Module>) {
     super(name ?? (root instanceof Module ? labelOf(root) : "GraphModule"));
     this.#graph = graph;
     if (root instanceof Module) {
-      const modules = modulesByPath(root);
-      const called = graph.findNodes({ op: "call_module" }).map((node) => modules.get(node.targetName));
-      copyTree(root, this, new Set(called.filter((module) => module !== undefined)));
+      copyTree(root, this, leaves ?? calledModules(root, graph));
     } else for (const [path, value] of Object.entries(root)) this.#add(path, value);
   }
 
@@ -200,4 +199,10 @@ export class GraphModule<A extends readonly any[] = any[], R = any> extends Cont
     }
     return null;
   }
+}
+
+function calledModules(root: Module, graph: FxGraph): Set<Module> {
+  const modules = modulesByPath(root);
+  const called = graph.findNodes({ op: "call_module" }).map((node) => modules.get(node.targetName));
+  return new Set(called.filter((module) => module !== undefined));
 }

@@ -12,7 +12,7 @@ export {
 } from "@lazuli/fx-trace";
 export { type Dynamic, type DynamicDim, exampleSpecs } from "./arguments.js";
 export { GraphModule, type GraphRoot } from "./graph_module.js";
-export { Interpreter, type OpOverride, type OpValue } from "./interpreter.js";
+export { Interpreter, type OpOverride, type OpValue, type RunStep } from "./interpreter.js";
 export { op, scopes } from "./op.js";
 export * from "./passes/index.js";
 export { type Match, type ReplaceOptions, replacePattern } from "./replace_pattern.js";

@@ -35,6 +35,16 @@ export type OpValue = Tensor | Node;
 /** Stands for an op while a graph is run: gets the arguments' values, the attributes and the node. */
 export type OpOverride = (args: OpValue[], attrs: Attrs, node: FxNode) => OpValue;
 
+/** A node that has run. */
+export interface RunStep {
+  readonly node: FxNode;
+  readonly value: unknown;
+}
+
+function drain(steps: Generator<RunStep, unknown>): unknown {
+  for (let step = steps.next(); ; step = steps.next()) if (step.done) return step.value;
+}
+
 /**
  * Runs a graph node by node. Override a method for a kind of node, or `overrides` for single ops; `super` does what the
  * graph says. An error says which node failed and where in the source module it was made. As torch.fx.Interpreter.
@@ -55,19 +65,31 @@ export class Interpreter {
 
   /** The graph's result for `args`, which are as the traced function's. Throws GuardError where they do not fit. */
   run(...args: readonly unknown[]): unknown {
+    return drain(this.steps(...args));
+  }
+
+  /** Runs as `run` does, a node at each step: `for (const { node, value } of interpreter.steps(x))`. */
+  *steps(...args: readonly unknown[]): Generator<RunStep, unknown> {
     engine();
     const { values, sizes } = bindArguments(this.graph, args);
     this.sizes = sizes;
-    return this.runFrom(values);
+    return yield* this.stepsFrom(values);
   }
 
   /** The graph's result, where `values` are given for some nodes: those are not run. */
   runFrom(values: ReadonlyMap<FxNode, unknown>): unknown {
+    return drain(this.stepsFrom(values));
+  }
+
+  private *stepsFrom(values: ReadonlyMap<FxNode, unknown>): Generator<RunStep, unknown> {
     this.env = new Map(values);
     this.base = currentScope();
-    for (let node = this.graph.nodes[0] ?? null; node; node = node.next as FxNode) {
+    for (const node of this.graph) {
       if (node.op === "output") return this.output(node.args.map((arg) => this.valueOf(arg))[0], node);
-      if (!this.env.has(node)) this.env.set(node, this.runNode(node));
+      if (this.env.has(node)) continue;
+      const value = this.runNode(node);
+      this.env.set(node, value);
+      yield { node, value };
     }
     throw new GraphError("fx", "the graph has no output");
   }

@@ -5,10 +5,10 @@ import {
   formatFxTypes,
   formatType,
   type MatchOptions,
-  mapNodes,
   type NodeMap,
   returnedNodes,
   TraceError,
+  visitNodes,
 } from "@lazuli/fx-trace";
 import { joinPath } from "./container.js";
 import { traceSymbolic } from "./dynamic.js";
@@ -133,9 +133,9 @@ class Replacing {
     const place = this.placeFor(match, inputs);
     if (!place) return false;
     const traced = this.traceReplacement(inputs);
+    this.checkResults(traced, match);
     const results = this.insert(traced, inputs, match, place);
     match.outputs.forEach((output, i) => {
-      this.checkType(output, results[i]);
       output.replaceAllUsesWith(results[i]);
       this.replaced.set(output, results[i]);
     });
@@ -213,25 +213,33 @@ class Replacing {
         made.push(copy);
       }
     });
-    const results: FxNode[] = [];
-    mapNodes(graph.outputNode?.args[0], (node) => {
-      results.push(lookup(node));
-      return node;
-    });
-    if (results.length !== match.outputs.length)
-      throw new TraceError(
-        "replacePattern",
-        `the pattern returns ${match.outputs.length} values, the replacement ${results.length}`,
-      );
-    return results;
+    return returnedBy(graph).map(lookup);
   }
 
-  private checkType(old: FxNode, next: FxNode): void {
-    if (!old.type || !next.type || formatType(old.type) === formatType(next.type)) return;
-    throw new TraceError(
-      "replacePattern",
-      `${old.name} is ${formatType(old.type)}, and its replacement ${formatType(next.type)}`,
-      old.scope,
-    );
+  private checkResults({ graph }: Traced, { outputs }: Match): void {
+    const results = returnedBy(graph);
+    if (results.length !== outputs.length)
+      throw new TraceError(
+        "replacePattern",
+        `the pattern returns ${outputs.length} values, the replacement ${results.length}`,
+      );
+    for (const [i, old] of outputs.entries()) {
+      const next = results[i];
+      if (!old.type || !next.type || formatType(old.type) === formatType(next.type)) continue;
+      throw new TraceError(
+        "replacePattern",
+        `${old.name} is ${formatType(old.type)}, and its replacement ${formatType(next.type)}`,
+        old.scope,
+      );
+    }
   }
+}
+
+/** The nodes of what a graph returns, in order, one returned twice twice. */
+function returnedBy(graph: FxGraph): FxNode[] {
+  const found: FxNode[] = [];
+  visitNodes(graph.outputNode?.args[0], (node) => {
+    found.push(node);
+  });
+  return found;
 }

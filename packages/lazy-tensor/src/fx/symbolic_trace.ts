@@ -96,11 +96,11 @@ export interface Program {
 export function traceProgram(call: Fn, { args, root, isLeaf, dynamic = {}, name }: Program): GraphModule {
   const paths = rootPaths(root);
   const { symbols, at } = dynamicArguments(args, dynamic);
-  const { graph, constants, modules } = traceSymbolic(
+  const { graph, constants, modules, leaves } = traceSymbolic(
     (sizes) => new Tracer(paths, isLeaf, [...symbols.keys()]).trace(call, at(sizes)),
     symbols,
   );
-  const made = new GraphModule(root ?? {}, graph, name);
+  const made = new GraphModule(root ?? {}, graph, name, leaves);
   for (const [path, tensor] of constants) made.addTensor(path, tensor);
   for (const [path, module] of modules) made.addSubmodule(path, module);
   return made;

@@ -1,4 +1,5 @@
 import {
+  type Attrs,
   atScope,
   currentScope,
   FxGraph,
@@ -23,7 +24,7 @@ import type { Module } from "../nn/module.js";
 import { Parameter } from "../nn/parameter.js";
 import { Tensor } from "../tensor.js";
 import { type Trace, withTrace } from "./active.js";
-import { heldTensors, joinPath } from "./container.js";
+import { eachTensor, joinPath } from "./container.js";
 import { userSource } from "./source.js";
 
 /** Stands for a tensor of which only the type matters: an example input without data. */
@@ -52,6 +53,8 @@ export interface Traced {
   readonly constants: ReadonlyMap<string, Tensor>;
   /** Modules called as one node that the root does not hold, by name. */
   readonly modules: ReadonlyMap<string, Module>;
+  /** Modules called as one node. */
+  readonly leaves: ReadonlySet<Module>;
   /** The bytes of tensors made from data in the traced function, by name of the constant. */
   readonly data: ReadonlyMap<string, Uint8Array>;
 }
@@ -74,11 +77,15 @@ export interface RootPaths {
 export function rootPaths(root: Module | null): RootPaths {
   const modules = new Map<Module, string>();
   const tensors = new Map<Tensor, string>();
-  for (const [path, module] of root?.namedModules() ?? []) {
+  const visit = (module: Module, path: string): void => {
+    if (modules.has(module)) return;
     modules.set(module, path);
-    for (const [name, tensor] of heldTensors(module))
+    eachTensor(module, (name, tensor) => {
       if (!tensors.has(tensor)) tensors.set(tensor, joinPath(path, name));
-  }
+    });
+    for (const [name, child] of module.namedChildren()) visit(child, joinPath(path, name));
+  };
+  if (root) visit(root, "");
   return { root, modules, tensors };
 }
 
@@ -91,6 +98,7 @@ export class Tracer implements Trace, Recorder {
   private readonly owners = new Map<Node, Tensor>();
   private readonly attrs = new Map<Tensor, FxNode>();
   private readonly constants = new Map<string, Tensor>();
+  private readonly leaves = new Set<Module>();
   private readonly extraModules = new Map<string, Module>();
   private readonly data = new Map<Node, Uint8Array>();
   private readonly constantData = new Map<string, Uint8Array>();
@@ -136,6 +144,7 @@ export class Tracer implements Trace, Recorder {
       graph: this.graph,
       constants: this.constants,
       modules: this.extraModules,
+      leaves: this.leaves,
       data: this.constantData,
     };
   }
@@ -209,6 +218,12 @@ export class Tracer implements Trace, Recorder {
     return this.fxOfNode(tensor.node);
   }
 
+  private fxOfAll(nodes: readonly Node[]): FxNode[] {
+    const out = new Array<FxNode>(nodes.length);
+    for (let i = 0; i < nodes.length; i++) out[i] = this.fxOfNode(nodes[i]);
+    return out;
+  }
+
   private fxOfNode(node: Node): FxNode {
     const known = this.nodes.get(node);
     if (known) return known;
@@ -240,12 +255,11 @@ export class Tracer implements Trace, Recorder {
   add(node: Node): void {
     const { op } = node;
     const draws = isRandom(op) && node.inputs[0] === this.randomKey;
-    const { stream: _, ...withoutStream } = node.attrs;
     const made = this.graph.createNode(
       "call_function",
       op,
-      draws ? [] : node.inputs.map((operand) => this.fxOfNode(operand)),
-      draws ? withoutStream : node.attrs,
+      draws ? [] : this.fxOfAll(node.inputs),
+      draws ? withoutStream(node.attrs) : node.attrs,
       { scope: node.scope, noGrad: !isGradEnabled(), types: node.types },
     );
     this.nodes.set(node, made);
@@ -287,6 +301,7 @@ export class Tracer implements Trace, Recorder {
     const known = this.paths.modules.get(module);
     if (!this.isLeaf(module, known ?? "")) return run();
     const path = known ?? this.extraModule(module);
+    this.leaves.add(module);
     const given = mapLeaves(args, (leaf) => this.leafArgument(leaf, path)) as unknown[];
     const result = this.insideLeaf(run);
     const types = result instanceof Tensor ? result.node.types : null;
@@ -369,6 +384,8 @@ export class Tracer implements Trace, Recorder {
     return at;
   }
 }
+
+const withoutStream = ({ stream: _, ...attrs }: Attrs): Attrs => attrs;
 
 /** What marks a value that has no data: the state of its buffer. */
 const traced = new DeviceBuffer({ dtype: "float32", shape: [] });
