@@ -8,6 +8,7 @@ import {
   exportProgram,
   F,
   FileFormatError,
+  fx,
   loadProgram,
   manualSeed,
   nn,
@@ -105,6 +106,20 @@ describe("exportProgram", () => {
     await expectSame(product, x.mul(weight));
     await expectSame(same, x);
     expect(program.stateDict().size).toBe(0);
+  });
+
+  it("exports a traced module, and a loaded program, as what they are", async () => {
+    const net = new Net();
+    const x = randn([3, 4]);
+    const traced = fx.symbolicTrace(net, { exampleInputs: [{ x, skip: null }, 2] });
+    await exportProgram(traced, [{ x, skip: null }, 2], folder);
+    const program = await loadProgram(folder);
+    expect([...program.stateDict().keys()].sort()).toEqual([...net.stateDict().keys()].sort());
+    await exportProgram(program, [{ x, skip: null }, 2], folder);
+    const again = (await loadProgram(folder)).forward({ x, skip: null }, 2) as ReturnType<Net["forward"]>;
+    await expectSame(again.y, net.forward({ x, skip: null }, 2).y);
+    const retraced = fx.symbolicTrace(program, { exampleInputs: [{ x, skip: null }, 2] });
+    expect([...retraced.stateDict().keys()].sort()).toEqual([...net.stateDict().keys()].sort());
   });
 
   it("replaces an older program whole", async () => {

@@ -239,6 +239,27 @@ describe("constFold", () => {
     const frozen = await fx.constFold(twice, { freeze: true });
     expect(frozen.graph.findNodes({ target: "mul" })).toEqual([]);
     expect(await values(frozen.forward(x))).toEqual(before);
+
+    class Counting extends nn.Module {
+      readonly count = new nn.Buffer(ones([1]));
+      readonly scale = new nn.Buffer(ones([1]));
+      forward(y: Tensor): Tensor {
+        this.count.add_(1);
+        return y.mul(this.count.mul(2)).mul(this.scale.mul(3));
+      }
+    }
+    const counting = await fx.constFold(fx.symbolicTrace(new Counting(), { exampleInputs: [x] }), {
+      freeze: true,
+    });
+    // A buffer that the graph writes is another one at every run.
+    expect(
+      counting.graph
+        .findNodes({ op: "get_attr" })
+        .map((node) => node.target)
+        .sort(),
+    ).toEqual(["_folded0", "count"]);
+    expect(await values(counting.forward(ones([3, 4])))).toEqual(new Array(12).fill(12));
+    expect(await values(counting.forward(ones([3, 4])))).toEqual(new Array(12).fill(18));
   });
 });
 
@@ -354,6 +375,17 @@ describe("minimize", () => {
     };
     const found = await fx.minimize(module, [x], fx.native, fused);
     expect(found?.nodes.map((node) => node.targetName)).toEqual(["add", "tanh"]);
+    // What stands between them and has no part in it is left out.
+    const apart = fx.symbolicTrace(
+      (y: Tensor) => {
+        const sum = y.add(y);
+        const beside = y.exp().neg();
+        return sum.tanh().mul(beside);
+      },
+      { exampleInputs: [x] },
+    );
+    const smallest = await fx.minimize(apart, [x], fx.native, fused);
+    expect(smallest?.nodes.map((node) => node.targetName)).toEqual(["add", "tanh"]);
   });
 
   it("gives null where both agree, fused kernels and smaller ops too", async () => {

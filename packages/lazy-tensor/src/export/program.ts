@@ -16,9 +16,9 @@ import {
   walkNodes,
 } from "@lazuli/fx-trace";
 import { FileFormatError } from "../errors.js";
+import { Container } from "../fx/container.js";
 import { systemReason, writeFileAtomically } from "../io/files.js";
 import { SafetensorsReader, saveSafetensors } from "../io/safetensors.js";
-import { Module } from "../nn/module.js";
 import { Buffer, Parameter } from "../nn/parameter.js";
 import { isFirstProcess } from "../runtime.js";
 import { Tensor } from "../tensor.js";
@@ -197,25 +197,15 @@ async function readWeights(
   }
 }
 
-/** A part of a program's module tree: what the state dict's names have between dots. */
-class Part extends Module {
-  forward(): never {
-    throw new FileFormatError(
-      "program",
-      "a part of a loaded program has no forward of its own: call the program's",
-    );
-  }
-}
-
 /** A loaded program. */
-export class Program extends Module {
+export class Program extends Container {
   readonly #signature: Signature;
   readonly #graph: Graph;
   readonly #held: readonly Tensor[];
 
   /** Made by `loadProgram`. */
   constructor(signature: Signature, graph: Graph, values: ReadonlyMap<string, Tensor>) {
-    super();
+    super("Program");
     this.#signature = signature;
     this.#graph = graph;
     this.#held = signature.held.map((held) => this.#hold(held, values.get(held.name) as Tensor));
@@ -227,7 +217,7 @@ export class Program extends Module {
   }
 
   /** Takes and gives what the exported module did. Throws ExportError for arguments of another structure or type. */
-  forward(...args: unknown[]): unknown {
+  override forward(...args: unknown[]): unknown {
     const { args: given, result } = this.#signature;
     const tensors: Tensor[] = [];
     // Trailing arguments that were left out may be left out again.
@@ -249,14 +239,15 @@ export class Program extends Module {
     if (kind === "constant") return value;
     const path = name.split(".");
     const field = path.pop() as string;
-    let part = this as unknown as Record<string, unknown>;
+    let part: Container = this;
     for (const key of path) {
-      part[key] ??= new Part();
-      part = part[key] as Record<string, unknown>;
+      const child = part.child(key) ?? new Container("Part");
+      part.holdModule(key, child);
+      part = child as Container;
     }
     const tensor =
       kind === "parameter" ? new Parameter(value, { requiresGrad }) : new Buffer(value, { persistent });
-    part[field] = tensor;
+    part.holdTensor(field, tensor);
     return tensor;
   }
 }
