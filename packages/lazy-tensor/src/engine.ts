@@ -1,8 +1,10 @@
 import type { NativeDevice, RunResult } from "@lazuli/cuda-backend";
 import {
   closeGraph,
+  dce,
   encodeNodes,
   formatType,
+  fuseLinearCrossEntropy,
   hashWords,
   input as inputOp,
   type Node,
@@ -423,6 +425,8 @@ export class Engine {
       graph = parts.graph;
       outputLayouts = parts.outputs;
     }
+    // Of the device's own part: over a divided vocabulary the loss is in smaller ops.
+    graph = runPasses(graph, [fuseLinearCrossEntropy(this.options.supports), dce], passOptions);
     const passed = performance.now();
     const isInput = (node: Node): boolean => node.op.code === inputOp.code;
     const compiledNodes = graph.nodes.filter((node) => !isInput(node));
