@@ -311,6 +311,21 @@ def cross_entropy_grad(logits, target, lse, g, **attrs):
 
 
 @op
+def linear_cross_entropy(x, weight, target, **attrs):
+    by_row = cross_entropy(x.flatten(0, -2) @ weight.mT, target.flatten(), **attrs)
+    return tuple(row.reshape(target.shape) for row in by_row)
+
+
+@op
+def linear_cross_entropy_grad(x, weight, target, g, need_x, need_weight, **attrs):
+    loss, lse = linear_cross_entropy(x, weight, target, **attrs)
+    both = derivative(lambda x, weight, target: linear_cross_entropy(x, weight, target, **attrs))
+    dx, dweight = both([x, weight, target], [g, None])
+    none = x.new_zeros(0)
+    return loss, lse, dx if need_x else none, dweight if need_weight else none
+
+
+@op
 def adamw_update(p, g, m, v, lr, step, grad_scale=None, *, beta1, beta2, eps, weight_decay, decoupled):
     parameter = p.clone().requires_grad_()
     parameter.grad = g if grad_scale is None else g * grad_scale

@@ -107,6 +107,25 @@ Types crossEntropyTypes(const NodeCheck& check) {
   return {logits};
 }
 
+Types linearCrossEntropyTypes(const NodeCheck& check) {
+  const TensorType &x = check[0], &weight = check[1];
+  requireRows(check, 0);
+  const Dims rows(x.shape.begin(), x.shape.end() - 1);
+  check.require(weight.shape.size() == 2, "weight must be [V, K]");
+  check.require(weight.shape[0] > 0 || elements(rows) == 0, "weight has no classes");
+  check.requireType(1, x.dtype, {weight.shape[0], lastDim(x)});
+  check.requireIndex(2);
+  check.requireType(2, check[2].dtype, rows);
+  const double smoothing = check.node.number(attr::linear_cross_entropy::label_smoothing);
+  check.require(smoothing >= 0 && smoothing <= 1, "label_smoothing must lie in [0, 1]");
+  const TensorType row{DType::f32, rows};
+  if (check.node.op == Op::linear_cross_entropy) return {row, row};
+  check.requireSameType(3, row);
+  const TensorType none{x.dtype, {0}};
+  return {row, row, check.node.flag(attr::linear_cross_entropy_grad::need_x) ? x : none,
+          check.node.flag(attr::linear_cross_entropy_grad::need_weight) ? weight : none};
+}
+
 Types adamwTypes(const NodeCheck& check) {
   const TensorType &p = check[0], &g = check[1];
   check.requireFloat(0);
@@ -204,6 +223,9 @@ Types kernelTypes(const NodeCheck& check) {
     case Op::cross_entropy:
     case Op::cross_entropy_grad:
       return crossEntropyTypes(check);
+    case Op::linear_cross_entropy:
+    case Op::linear_cross_entropy_grad:
+      return linearCrossEntropyTypes(check);
     case Op::adamw_update:
       return adamwTypes(check);
     case Op::barrier:

@@ -11,7 +11,7 @@ type Policy = "narrow" | "float32" | "widest" | "own";
 
 const policies = {
   // Products: worth the narrow dtype, and added up in float32 inside.
-  narrow: ["dot_general", "attention"],
+  narrow: ["dot_general", "attention", "linear_cross_entropy"],
   // What loses too much in a narrow dtype, as in torch.autocast.
   float32: [
     "exp",
@@ -115,6 +115,7 @@ const policies = {
     "attention_grad",
     "cross_entropy",
     "cross_entropy_grad",
+    "linear_cross_entropy_grad",
     "rope",
     "all_reduce",
     "all_gather",

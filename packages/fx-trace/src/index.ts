@@ -29,6 +29,7 @@ export { dce } from "./passes/dce.js";
 export { decompose } from "./passes/decompose.js";
 export { foldConstants } from "./passes/fold.js";
 export { foldGradScale } from "./passes/fold_grad_scale.js";
+export { fuseLinearCrossEntropy } from "./passes/fuse_linear_cross_entropy.js";
 export { type Pass, type PassReport, type RunPassesOptions, runPasses } from "./passes/pass.js";
 export { type Rule, type Rules, rewrite } from "./passes/rewrite.js";
 export { simplify } from "./passes/simplify.js";

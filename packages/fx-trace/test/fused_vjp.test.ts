@@ -105,6 +105,18 @@ const losses: Case[] = [0, 0.2].flatMap((label_smoothing): Case[] => {
       target,
     ],
     [`cross_entropy (smoothing ${label_smoothing})`, both, floats(4, 5), target],
+    ...[0, 1, 2].map(
+      (results): Case => [
+        `linear_cross_entropy (smoothing ${label_smoothing}): ${["loss", "lse", "both"][results]}`,
+        (x, w, t) => {
+          const all = resultsOf(ops.linear_cross_entropy([x, w, t], attrs)).map(wide);
+          return results === 2 ? all : all[results];
+        },
+        floats(4, 3),
+        floats(5, 3),
+        target,
+      ],
+    ),
   ];
 });
 

@@ -3,8 +3,10 @@ import {
   closeGraph,
   currentRecorder,
   currentScope,
+  dce,
   encodeNodes,
   formatType,
+  fuseLinearCrossEntropy,
   hashWords,
   input as inputOp,
   type Node,
@@ -609,19 +611,20 @@ export class Engine {
       onPass: ({ name, graph: after, wallMs }) =>
         this.events.pass$.next({ program: number, pass: name, ms: wallMs, graph: after }),
     };
-    let graph = runPasses(
-      closeGraph(nodes, roots, inputs),
-      standardPasses(this.options.supports),
-      passOptions,
-    );
+    const { supports } = this.options;
+    let graph = runPasses(closeGraph(nodes, roots, inputs), standardPasses(supports), passOptions);
+    // Of a device's own part: over a divided vocabulary the loss is in smaller ops.
+    const last = [fuseLinearCrossEntropy(supports), dce];
     let outputLayouts: readonly Dims[] | null = null;
     const mesh = this.mesh;
     if (mesh) {
       const { contextParallel, communication } = this;
       const ends = { mesh, contextParallel, communication, inputs, roots, layouts };
-      const parts = partitionForMesh(graph, ends, passOptions);
+      const parts = partitionForMesh(graph, ends, last, passOptions);
       graph = parts.graph;
       outputLayouts = parts.outputs;
+    } else {
+      graph = runPasses(graph, last, passOptions);
     }
     const passed = performance.now();
     const isInput = (node: Node): boolean => node.op.code === inputOp.code;

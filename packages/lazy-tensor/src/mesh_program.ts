@@ -7,6 +7,7 @@ import {
   type Graph,
   meshSizes,
   type Node,
+  type Pass,
   type RunPassesOptions,
   rewriteGraph,
   runPasses,
@@ -80,10 +81,11 @@ const inputsOf = new WeakMap<Graph, { readonly mesh: Mesh; readonly inputs: read
 export const meshInputs = (graph: Graph): { mesh: Mesh; inputs: readonly Dims[] } | null =>
   inputsOf.get(graph) ?? null;
 
-/** The program of one device, and how its outputs lie. */
+/** The program of one device, `last` passes run over it at the end, and how its outputs lie. */
 export function partitionForMesh(
   graph: Graph,
   { mesh, contextParallel, communication, inputs, roots, layouts }: MeshEnds,
+  last: readonly Pass[],
   options: RunPassesOptions,
 ): Partitioned {
   let outputs: readonly Dims[] = [];
@@ -103,7 +105,15 @@ export function partitionForMesh(
     return parts.graph;
   };
   const overlap = (local: Graph): Graph => overlapCollectives(local, communication);
-  const passes = [spmd, cse, simplify, dce, combineSmallSums, ...(communication.overlap ? [overlap] : [])];
+  const passes = [
+    spmd,
+    cse,
+    simplify,
+    dce,
+    combineSmallSums,
+    ...(communication.overlap ? [overlap] : []),
+    ...last,
+  ];
   return { graph: runPasses(graph, passes, { ...options, onPass }), outputs };
 }
 

@@ -248,6 +248,27 @@ describe("functional", () => {
     expect(skipped).toBe(0);
     expect(await F.crossEntropy(logits, target).item()).toBeCloseTo((one + two) / 2, 5);
     expect(await F.crossEntropy(logits, target, { reduction: "sum" }).item()).toBeCloseTo(one + two, 5);
+    const x = tensor([
+      [1, 0.5],
+      [0, 2],
+      [-1, 3],
+    ]);
+    const weight = tensor([
+      [1, 0],
+      [0, 1],
+      [1, 1],
+      [-1, 0.5],
+      [2, -1],
+    ]);
+    for (const reduction of ["mean", "sum"] as const) {
+      const options = { reduction, labelSmoothing: 0.1 };
+      expect(await F.linearCrossEntropy(x, weight, target, options).item()).toBeCloseTo(
+        await F.crossEntropy(F.linear(x, weight), target, options).item(),
+        5,
+      );
+    }
+    expect(() => F.linearCrossEntropy(x, logits, target)).toThrow(/weight must be \[V, 2\]/);
+    expect(() => F.linearCrossEntropy(x, weight, zeros([3]))).toThrow(/takes int32 and int64/);
     expect(() => F.crossEntropy(logits, zeros([3]))).toThrow(/not integers/);
     expect(() => F.crossEntropy(logits, tensor([1], { dtype: "int32" }))).toThrow(/\[3, 5\].*\[1\]/);
   });

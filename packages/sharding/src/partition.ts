@@ -53,6 +53,8 @@ function expand(graph: Graph, request: PartitionRequest): { graph: Graph; plan: 
 const cutKernels = new Set([
   "cross_entropy",
   "cross_entropy_grad",
+  "linear_cross_entropy",
+  "linear_cross_entropy_grad",
   "softmax",
   "softmax_grad",
   "log_softmax",
@@ -62,8 +64,8 @@ const cutKernels = new Set([
 function isCut(node: Node, plan: Plan): boolean {
   if (!cutKernels.has(node.op.name)) return false;
   const f = plan.factorsOf(node);
-  return f.operands[0].some(
-    (factors, d) => f.replicate.has(factors[0]) && plan.of(node.inputs[0])[d].length > 0,
+  return f.operands.some((dims, i) =>
+    dims.some((factors, d) => f.replicate.has(factors[0]) && plan.of(node.inputs[i])[d].length > 0),
   );
 }
 
@@ -135,6 +137,8 @@ const placesIn: Readonly<Record<string, number>> = {
   scatter_add: 1,
   cross_entropy: 1,
   cross_entropy_grad: 1,
+  linear_cross_entropy: 2,
+  linear_cross_entropy_grad: 2,
 };
 
 const kinds: Readonly<Record<string, ReductionKind>> = { prod: "prod", max: "max", min: "min" };

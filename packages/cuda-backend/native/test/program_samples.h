@@ -106,6 +106,10 @@ inline Words everyOp(bool allOutputs = false) {
   auto loss = w.nodeOf(Op::cross_entropy, {x, target}, {f32({3}), f32({3})}, entropy);
   auto losses = w.result(loss, 0, f32({3})), totals = w.result(loss, 1, f32({3}));
   w.node(Op::cross_entropy_grad, {x, target, totals, losses}, x34, entropy);
+  auto classes = w.node(Op::full, {}, f32({5, 4}), shapeAnd(W::real(0.5), {5, 4}, DType::f32));
+  w.nodeOf(Op::linear_cross_entropy, {x, classes, target}, {f32({3}), f32({3})}, entropy);
+  w.nodeOf(Op::linear_cross_entropy_grad, {x, classes, target, losses}, {f32({3}), f32({3}), x34, f32({0})},
+           W::join({entropy, W::word(1), W::word(0)}));
   Words adam = W::join({W::real(0.9), W::real(0.95), W::real(1e-8), W::real(0.1), W::word(1)});
   auto step = w.nodeOf(Op::adamw_update, {x, y, x, y, s, s, s}, {x34, x34, x34}, adam);
 

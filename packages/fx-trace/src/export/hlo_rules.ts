@@ -412,6 +412,8 @@ export const hloRules: OpTable<HloRule | null> = {
   attention_grad: null,
   cross_entropy: null,
   cross_entropy_grad: null,
+  linear_cross_entropy: null,
+  linear_cross_entropy_grad: null,
   adamw_update: null,
 
   all_reduce: null,

@@ -278,6 +278,8 @@ export const onnxRules: OpTable<OnnxRule | null> = {
   attention_grad: null,
   cross_entropy: null,
   cross_entropy_grad: null,
+  linear_cross_entropy: null,
+  linear_cross_entropy_grad: null,
   adamw_update: null,
 
   all_reduce: null,

@@ -8,6 +8,7 @@ import { dot_general } from "./contraction.js";
 import { cross_entropy, cross_entropy_grad } from "./cross_entropy.js";
 import * as index from "./index.js";
 import { barrier, constant, detach, input, result } from "./leaf.js";
+import { linear_cross_entropy, linear_cross_entropy_grad } from "./linear_cross_entropy.js";
 import { layer_norm, layer_norm_grad, rms_norm, rms_norm_grad } from "./norm.js";
 import { bernoulli, random_normal, random_uniform } from "./random.js";
 import * as reduction from "./reduction.js";
@@ -134,6 +135,8 @@ export const ops = {
   attention_grad,
   cross_entropy,
   cross_entropy_grad,
+  linear_cross_entropy,
+  linear_cross_entropy_grad,
   adamw_update,
   // Composites
   mean: reduction.mean,

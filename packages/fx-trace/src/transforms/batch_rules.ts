@@ -217,6 +217,8 @@ export const batchRules: OpTable<BatchRule> = {
   attention_grad: merged,
   cross_entropy: same,
   cross_entropy_grad: same,
+  linear_cross_entropy: leadingRows([0, 2]),
+  linear_cross_entropy_grad: expand,
   adamw_update: leadingRows([0, 1, 2, 3]),
 
   all_reduce: same,

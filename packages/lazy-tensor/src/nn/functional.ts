@@ -161,10 +161,43 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
     ignore_index: ignoreIndex,
     label_smoothing: labelSmoothing,
   });
-  const losses = new Tensor(ops.result([both], { index: 0 }));
-  if (reduction === "none") return losses;
-  if (reduction === "sum") return losses.sum();
-  return losses.sum().div(target.ne(ignoreIndex).to("float32").sum());
+  return reduced(both, target, ignoreIndex, reduction);
+}
+
+/** The losses of a cross entropy, by row, as the reduction has them. */
+function reduced(
+  losses: Node,
+  target: Tensor,
+  ignoreIndex: number,
+  reduction: CrossEntropyOptions["reduction"],
+): Tensor {
+  const byRow = new Tensor(ops.result([losses], { index: 0 }));
+  if (reduction === "none") return byRow;
+  if (reduction === "sum") return byRow.sum();
+  return byRow.sum().div(target.ne(ignoreIndex).to("float32").sum());
+}
+
+/**
+ * crossEntropy(linear(x, weight), target) of x [..., K], weight [V, K] and targets [...], float32, forward and backward
+ * without the logits [..., V] in memory. A loss over `linear` whose logits nothing else reads becomes the same by itself
+ * where they are large. Throws ShapeError and DTypeError. Hsu et al., "Liger Kernel" 2024.
+ */
+export function linearCrossEntropy(
+  x: Tensor,
+  weight: Tensor,
+  target: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  const { ignoreIndex = -100, labelSmoothing = 0, reduction = "mean" } = options;
+  const dtype = promote(x.dtype, weight.dtype);
+  const both = ops.linear_cross_entropy(
+    [castNode(x.node, dtype), castNode(weight.node, dtype), target.node],
+    {
+      ignore_index: ignoreIndex,
+      label_smoothing: labelSmoothing,
+    },
+  );
+  return reduced(both, target, ignoreIndex, reduction);
 }
 
 /** Mean of the squared differences. As torch.nn.functional.mse_loss. */
