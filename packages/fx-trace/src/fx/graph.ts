@@ -191,6 +191,7 @@ export class FxGraph {
   /** A copy of the graph; `copies` is filled with what stands for each node. */
   clone(copies = new Map<FxNode, Argument>()): FxGraph {
     const graph = new FxGraph();
+    graph.reserve([...this.symbols.keys()]);
     for (const [name, info] of this.symbols) graph.symbols.set(name, info);
     const result = graph.graphCopy(this, copies);
     const lookup = (node: FxNode): Argument => copies.get(node);
