@@ -61,5 +61,7 @@ describe("bench", () => {
     const result = JSON.parse(out);
     expect(result.nodes).toBeGreaterThan(100);
     expect(result.forward_backward_trace_ms).toBeGreaterThan(result.forward_trace_ms);
+    expect(result.symbolic_trace_best_ms).toBeGreaterThan(0);
+    expect(result.graph_nodes).toBeGreaterThan(60);
   });
 });

@@ -1,4 +1,6 @@
-import { configure, F, fx, manualSeed, type nn, optim, sync, type Tensor, tensor } from "@lazuli/lazy-tensor";
+import * as lazuli from "@lazuli/lazy-tensor";
+import { configure, F, fx, manualSeed, nn, optim, sync, type Tensor, tensor } from "@lazuli/lazy-tensor";
+import ts from "typescript";
 import { beforeEach, describe, expect, it } from "vitest";
 import { EncoderDecoder } from "../fx/encoder_decoder.js";
 import { Mixer } from "../fx/mixer.js";
@@ -127,10 +129,64 @@ describe.each(Object.entries(cases))("%s", (_, model) => {
     expect(await train(model, split)).toEqual(await train(model, (itself) => itself));
   });
 
+  it.each([
+    ["with leaf modules", undefined],
+    ["all ops", [] as []],
+  ])("is rebuilt by its code, %s", (_, leafModules) => {
+    const traced = trace(model, leafModules)(model.model());
+    const code = ts.transpile(traced.code, {
+      target: ts.ScriptTarget.ES2022,
+      module: ts.ModuleKind.CommonJS,
+    });
+    const exports: { forward?: (...args: unknown[]) => unknown } = {};
+    new Function("require", "exports", code)(() => lazuli, exports);
+    const options = { exampleInputs: model.inputs(), root: traced };
+    const names = traced.graph.params.map(({ name }) => name);
+    // Placeholders are named as the parameters of what is traced: (ids), (x), ({ source, target }).
+    const run = new Function(
+      "run",
+      `return (${names[0] || "{ source, target }"}) => run(${names[0] || "{ source, target }"})`,
+    );
+    const again = fx.symbolicTrace(
+      run((...args: unknown[]) => exports.forward?.(traced, ...args)) as () => unknown,
+      options,
+    );
+    expect(`${again.graph}`).toBe(`${traced.graph}`);
+  });
+
   it("has the state dict it has itself", () => {
     const made = model.model();
     expect([...trace(model)(made).stateDict()]).toEqual([...made.stateDict()]);
   });
+});
+
+it("llama runs at sizes that it was not traced with", async () => {
+  const { llama } = cases;
+  const model = llama.model();
+  const traced = fx
+    .symbolicTrace(model, { exampleInputs: llama.inputs(), dynamic: { 0: "batch", 1: "seq" } })
+    .lint();
+  for (const shape of [
+    [1, 5],
+    [3, 17],
+  ]) {
+    const given = [ids(shape, 64, 9)];
+    const [wanted, found] = [call(model, given) as Tensor, call(traced, given) as Tensor];
+    expect(await found.data()).toEqual(await wanted.data());
+  }
+  expect(() => call(traced, [ids([12], 64, 9)])).toThrow(
+    "ids was a shape [batch, seq] when traced, and is [12] now",
+  );
+});
+
+it("a graph module in another module is traced with it", () => {
+  const { mixer } = cases;
+  const inner = trace(mixer)(mixer.model());
+  const outer = fx.symbolicTrace(new nn.Sequential(inner, new nn.ReLU()), { exampleInputs: mixer.inputs() });
+  expect([...outer.lint().stateDict().keys()]).toEqual(
+    [...inner.stateDict().keys()].map((name) => `0.${name}`),
+  );
+  expect(outer.graph.node("_0_embed").scope).toBe("0.embed");
 });
 
 describe("an activation swapped", () => {

@@ -96,9 +96,10 @@ export class FxGraph {
     throw new GraphError("fx", `there is no node ${name}`);
   }
 
-  /** Names that no node may have, of those not given out yet. */
+  /** Keeps names from nodes to come. Throws GraphError for one that is taken, or no identifier. */
   reserve(names: readonly string[]): void {
-    for (const name of names) this.names.take(name);
+    for (const name of names)
+      if (!this.names.take(name)) throw new GraphError("fx", `${name} cannot be used as a name`);
   }
 
   // --- making nodes ------------------------------------------------------------------------------------------------
@@ -119,7 +120,8 @@ export class FxGraph {
     if (op === "output" && this.returned) throw new GraphError("fx", "the graph has an output already");
     const name = this.names.unique(options.name ?? defaultName(op, target));
     const scope = options.scope ?? (op === "call_module" ? (target as string) : (at?.scope ?? ""));
-    const node = new FxNode(this, name, { op, target, args, attrs, scope, noGrad, types });
+    const called = op === "call_function" && typeof target === "string" ? opNamed(target) : target;
+    const node = new FxNode(this, name, { op, target: called, args, attrs, scope, noGrad, types });
     if (types === null && options.types === undefined) node.types = this.inferTypes(node);
     this.link(node, at);
     if (op === "output") this.returned = node;
@@ -149,9 +151,7 @@ export class FxGraph {
     attrs: FxAttrs = noAttrs,
     options: NodeOptions = {},
   ): FxNode {
-    const called = typeof target === "string" ? (ops[target] as unknown as OpDef) : target;
-    if (!called) throw new GraphError("fx", `there is no op ${String(target)}`);
-    return this.createNode("call_function", called, args, attrs, options);
+    return this.createNode("call_function", target, args, attrs, options);
   }
 
   /** The buffer at `path` gets the value of `value` when the graph has run. */
@@ -191,6 +191,7 @@ export class FxGraph {
   /** A copy of the graph; `copies` is filled with what stands for each node. */
   clone(copies = new Map<FxNode, Argument>()): FxGraph {
     const graph = new FxGraph();
+    graph.reserve([...this.symbols.keys()]);
     for (const [name, info] of this.symbols) graph.symbols.set(name, info);
     const result = graph.graphCopy(this, copies);
     const lookup = (node: FxNode): Argument => copies.get(node);
@@ -339,7 +340,7 @@ export class FxGraph {
     let later = node.next;
     while (later && later.op !== "placeholder") later = later.next;
     const at = later ? this.params.findIndex(({ value }) => value === later) : -1;
-    this.params.splice(at < 0 ? this.params.length : at, 0, { name: node.name, value: node });
+    this.params.splice(at < 0 ? this.params.length : at, 0, { name: node.targetName, value: node });
   }
 
   private dropParam(node: FxNode): void {
@@ -372,6 +373,12 @@ export class FxGraph {
     const type = op.type(inputs, attrs as never);
     return Array.isArray(type) ? (type as TensorType[]) : [type as TensorType];
   }
+}
+
+function opNamed(name: string): OpDef {
+  const op = (ops as unknown as Readonly<Record<string, OpDef | undefined>>)[name];
+  if (!op) throw new GraphError("fx", `there is no op ${name}`);
+  return op;
 }
 
 function defaultName(op: Opcode, target: FxTarget): string {

@@ -19,7 +19,8 @@ export class Names {
       this.counts.set(wanted, 0);
       return wanted;
     }
-    const base = identifier(wanted);
+    // Known and so an identifier, or made one.
+    const base = known === undefined ? identifier(wanted) : wanted;
     for (let count = this.counts.get(base) ?? (reserved.has(base) ? 0 : -1); ; ) {
       const name = ++count === 0 ? base : `${base}_${count}`;
       this.counts.set(base, count);

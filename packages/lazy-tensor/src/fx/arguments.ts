@@ -142,7 +142,7 @@ export function dynamicOf(graph: FxGraph): Dynamic {
       const info = dim instanceof SymExpr ? graph.symbols.get(dim.toString()) : undefined;
       if (!info) continue;
       const { min, max } = info;
-      found[node.name] = { ...found[node.name], [i]: { name: String(dim), min, max } };
+      found[node.targetName] = { ...found[node.targetName], [i]: { name: String(dim), min, max } };
     }
   return found;
 }

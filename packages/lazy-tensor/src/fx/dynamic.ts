@@ -4,6 +4,7 @@ import {
   type FxGraph,
   FxNode,
   isPlainObject,
+  LazuliError,
   mapLeaves,
   type SymbolInfo,
   SymExpr,
@@ -29,14 +30,9 @@ export function traceSymbolic(traceAt: (sizes: Point) => Traced, symbols: Symbol
   if (symbols.size === 0) return base;
   const points = samplePoints(symbols);
   const traces = points.map((sizes, i) => (i === 0 ? base : sampled(traceAt, sizes, hints)));
-  const found = new Map(
-    [...symbols].map(([name, info]) => [
-      name,
-      { hint: info.hint, max: info.max, min: info.min ?? smallest(name, traceAt, traces, points) },
-    ]),
-  );
   new Unifier(traces, points).unify();
-  for (const [name, info] of found) base.graph.symbols.set(name, info);
+  for (const [name, { hint, min, max }] of symbols)
+    base.graph.symbols.set(name, { hint, max, min: min ?? smallest(name, traceAt, base.graph, points) });
   return base;
 }
 
@@ -44,18 +40,48 @@ export function traceSymbolic(traceAt: (sizes: Point) => Traced, symbols: Symbol
 function smallest(
   name: string,
   traceAt: (sizes: Point) => Traced,
-  traces: readonly Traced[],
+  graph: FxGraph,
   points: readonly Point[],
 ): number {
   const sizes = new Map(points[0]).set(name, 1);
   try {
-    // Fresh graphs: unifying writes into the first.
-    const fresh = points.map(traceAt);
-    new Unifier([...fresh, traceAt(sizes)], [...points, sizes]).unify();
-    return 1;
-  } catch {
-    return Math.min(2, ...traces.map((_, i) => points[i].get(name) as number));
+    if (sameProgram(graph, traceAt(sizes).graph, sizes)) return 1;
+  } catch (error) {
+    if (!(error instanceof LazuliError)) throw error;
   }
+  return Math.min(2, ...points.map((point) => point.get(name) as number));
+}
+
+/** Whether `graph` at `sizes` is what was traced at them. */
+function sameProgram(graph: FxGraph, traced: FxGraph, sizes: Point): boolean {
+  const [nodes, others] = [graph.nodes, traced.nodes];
+  const positions = new Map(others.map((node, i) => [node, i] as const));
+  const same = (a: unknown, b: unknown): boolean => {
+    if (a instanceof FxNode) return b instanceof FxNode && nodes[positions.get(b) ?? -1] === a;
+    if (a instanceof SymExpr) return a.evaluate(sizes) === b;
+    if (a instanceof Uint8Array) return String(a) === String(b);
+    if (Array.isArray(a))
+      return Array.isArray(b) && a.length === b.length && a.every((item, i) => same(item, b[i]));
+    if (isPlainObject(a)) return isPlainObject(b) && Object.keys(a).every((key) => same(a[key], b[key]));
+    return Object.is(a, b);
+  };
+  return (
+    nodes.length === others.length &&
+    nodes.every((node, i) => {
+      const other = others[i];
+      const shapes = node.dims ?? node.types?.map(({ shape }) => shape);
+      return (
+        node.op === other.op &&
+        node.targetName === other.targetName &&
+        same(node.attrs, other.attrs) &&
+        same(node.args, other.args) &&
+        same(
+          shapes,
+          other.types?.map(({ shape }) => shape),
+        )
+      );
+    })
+  );
 }
 
 function sampled(traceAt: (sizes: Point) => Traced, sizes: Point, hints: Point): Traced {

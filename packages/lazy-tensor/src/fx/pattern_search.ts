@@ -79,8 +79,12 @@ export class PatternSearch {
 
   /** Traces the pattern on every choice of types that values near one another have. */
   private tryTypes(): void {
-    for (const node of this.graph.nodes) {
+    const tried = new Set<string>();
+    for (const node of this.graph) {
       const types = typesAbove(node);
+      const key = types.map(keyOf).sort().join(";");
+      if (tried.has(key)) continue;
+      tried.add(key);
       for (const choice of choices(types, this.inputCount)) {
         if (this.traces.size > MAX_TRIALS)
           throw new TraceError(
@@ -93,7 +97,7 @@ export class PatternSearch {
   }
 
   private traceOn(types: readonly TensorType[]): Traced | null {
-    const key = types.map(({ dtype, shape }) => `${dtype}[${shape}]`).join(";");
+    const key = types.map(keyOf).join(";");
     const known = this.traces.get(key);
     if (known !== undefined) return known;
     let traced: Traced | null = null;
@@ -121,6 +125,8 @@ export class PatternSearch {
   }
 }
 
+const keyOf = ({ dtype, shape }: TensorType): string => `${dtype}[${shape}]`;
+
 function specOf(value: unknown): TensorSpec {
   if (value instanceof TensorSpec) return value;
   if (value instanceof Tensor) return new TensorSpec(value.shape, value.dtype);
@@ -145,8 +151,7 @@ function typesAbove(node: FxNode): TensorType[] {
     for (const input of level) {
       if (seen.has(input)) continue;
       seen.add(input);
-      if (input.types?.length === 1)
-        types.set(`${input.types[0].dtype}[${input.types[0].shape}]`, input.types[0]);
+      if (input.types?.length === 1) types.set(keyOf(input.types[0]), input.types[0]);
       next.push(...input.inputs);
     }
     level = next;

@@ -237,8 +237,8 @@ export abstract class Module {
   #pathIn(parent: Module | undefined): string {
     if (!parent) return "";
     if (this.#place?.parent !== parent) {
-      const found = [...parent.namedModules()].find(([, module]) => module === this);
-      this.#place = { parent, path: found?.[0] ?? this.constructor.name };
+      const path = pathTo(this, parent.namedChildren()) ?? pathTo(this, parent.namedModules());
+      this.#place = { parent, path: path ?? this.constructor.name };
     }
     return this.#place.path;
   }
@@ -276,6 +276,12 @@ export abstract class Module {
 export function setInitial(target: Tensor, source: Tensor): void {
   noGrad(() => target.copy_(source));
   engine().markInitial(target);
+}
+
+/** The first path of `module` among `modules`; null where it is none of them. */
+function pathTo(module: Module, modules: Iterable<[string, Module]>): string | null {
+  for (const [path, found] of modules) if (found === module) return path;
+  return null;
 }
 
 const join = (prefix: string, name: string): string => (prefix ? `${prefix}.${name}` : name);
