@@ -3,6 +3,7 @@ import {
   F,
   fx,
   GraphError,
+  GuardError,
   manualSeed,
   nn,
   ones,
@@ -141,6 +142,24 @@ describe("splitModule", () => {
     expect(() => fx.splitModule(module, inCircle)).toThrow(
       /in a circle: 0 reads gelu of 1, 1 reads \w+ of 0/,
     );
+  });
+
+  it("keeps symbolic dims, in every stage that has them", async () => {
+    const net = new Net();
+    const x = randn([3, 4]);
+    const module = fx.symbolicTrace(net, { exampleInputs: [x], leafModules: [], dynamic: { 0: "batch" } });
+    const split = fx.splitModule(module, fx.splitBalanced(module, 3)).lint();
+    const more = randn([9, 4]);
+    await expectSame(split.forward(more).logits, net.forward(more).logits);
+    expect(() => split.forward(randn([9, 5]))).toThrow(GuardError);
+
+    // Between its stages only 2 * batch is a dim.
+    const rows = fx.symbolicTrace((y: Tensor) => y.reshape([-1, 2]).exp().reshape([y.shape[0], 4]), {
+      exampleInputs: [x],
+      dynamic: { 0: "batch" },
+    });
+    const last = fx.splitModule(rows, fx.splitBalanced(rows, 3)).lint();
+    await expectSame(last.forward(more), more.exp());
   });
 
   it("keeps buffers that are given values, and random draws, in their stages", async () => {
@@ -386,6 +405,12 @@ describe("minimize", () => {
     );
     const smallest = await fx.minimize(apart, [x], fx.native, fused);
     expect(smallest?.nodes.map((node) => node.targetName)).toEqual(["add", "tanh"]);
+  });
+
+  it("refuses what gives something else at every run", async () => {
+    const x = randn([4]);
+    const drawn = fx.symbolicTrace((y: Tensor) => F.dropout(y, 0.5), { exampleInputs: [x] });
+    await expect(fx.minimize(drawn, [x], fx.native, fx.native)).rejects.toThrow(/random_uniform draws/);
   });
 
   it("gives null where both agree, fused kernels and smaller ops too", async () => {

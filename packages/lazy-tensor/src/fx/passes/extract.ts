@@ -1,4 +1,4 @@
-import { FxGraph, type FxNode, getItem } from "@lazuli/fx-trace";
+import { FxGraph, type FxNode, getItem, SymExpr } from "@lazuli/fx-trace";
 import type { Module } from "../../nn/module.js";
 import type { Tensor } from "../../tensor.js";
 import { GraphModule } from "../graph_module.js";
@@ -35,16 +35,22 @@ export function extract(module: GraphModule, part: readonly FxNode[], name = "pa
   for (const [symbol, info] of whole.symbols) graph.symbols.set(symbol, info);
   const given: FxNode[] = [];
   const values = new Map<FxNode, FxNode>();
+  const give = (input: FxNode): void => {
+    const made = graph.placeholder(input.name, input.type);
+    made.types = input.types;
+    made.dims = input.dims;
+    values.set(input, made);
+    given.push(input);
+  };
   // Placeholders come first, whatever reads them.
   for (const node of nodes)
-    for (const input of node.inputs) {
-      if (own.has(input) || input.op === "get_attr" || values.has(input)) continue;
-      const made = graph.placeholder(input.name, input.type);
-      made.types = input.types;
-      made.dims = input.dims;
-      values.set(input, made);
-      given.push(input);
-    }
+    for (const input of node.inputs)
+      if (!own.has(input) && input.op !== "get_attr" && !values.has(input)) give(input);
+  // A size that nothing given has as a dim comes with an argument that has it.
+  for (const symbol of unboundSymbols(nodes, given)) {
+    const source = whole.placeholders.find((node) => hasDim(node, symbol) && !values.has(node));
+    if (source && !given.some((node) => hasDim(node, symbol))) give(source);
+  }
   const lookup = (node: FxNode): FxNode => {
     const known = values.get(node);
     if (known) return known;
@@ -69,4 +75,22 @@ export function extract(module: GraphModule, part: readonly FxNode[], name = "pa
   const stage = new GraphModule(held, graph, name);
   stage.training = module.training;
   return { module: stage, given, returned };
+}
+
+const hasDim = (node: FxNode, symbol: string): boolean =>
+  (node.dims ?? []).some((dims) => dims.some((dim) => dim instanceof SymExpr && dim.toString() === symbol));
+
+/** Sizes that `nodes` and what they are given tell of, without one of `given` having it as a dim. */
+function unboundSymbols(nodes: readonly FxNode[], given: readonly FxNode[]): string[] {
+  const used = new Set<string>();
+  const note = (value: unknown): void => {
+    if (value instanceof SymExpr) for (const symbol of value.symbols) used.add(symbol);
+    else if (Array.isArray(value)) value.forEach(note);
+  };
+  for (const node of [...nodes, ...given]) {
+    note(node.dims);
+    Object.values(node.attrs).forEach(note);
+    node.args.forEach(note);
+  }
+  return [...used].filter((symbol) => !given.some((node) => hasDim(node, symbol)));
 }

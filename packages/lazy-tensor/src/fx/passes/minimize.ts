@@ -1,4 +1,4 @@
-import { applyPass, decompose, type FxNode, GraphError, Node } from "@lazuli/fx-trace";
+import { applyPass, decompose, type FxNode, GraphError, isRandom, Node } from "@lazuli/fx-trace";
 import { treeLeaves } from "../../pytree.js";
 import { sync } from "../../step.js";
 import { Tensor } from "../../tensor.js";
@@ -42,7 +42,7 @@ export interface Disagreement {
 /**
  * The smallest run of nodes on which two ways to run a module disagree, found by halving: first the first value that
  * differs when everything before it is run both ways, then how many nodes before it, on `a`'s own values, it takes. Null
- * where the whole agrees. Values are compared as they are computed, so random ops must not be in the graph. As
+ * where the whole agrees. Throws GraphError for a graph that draws random numbers or gives buffers values. As
  * torch.fx's net_min_base.
  */
 export async function minimize(
@@ -58,6 +58,9 @@ export async function minimize(
       "minimize",
       "the graph gives buffers values, which running parts of it would do again",
     );
+  const draw = graph.nodes.find((node) => isRandom(node.target));
+  if (draw)
+    throw new GraphError("minimize", `${draw.name} draws other random numbers at every run`, draw.scope);
   const nodes = assignable(graph);
   const values = await new Recording(module).values(inputs);
   const differs = async (part: readonly FxNode[]): Promise<Disagreement | null> => {
