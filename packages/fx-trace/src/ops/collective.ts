@@ -4,7 +4,7 @@ import { type AttrSchema, defineOp, type Op } from "../opdef.js";
 import type { Shape, TensorType } from "../shape.js";
 import { ops } from "./bound.js";
 import { elementwiseSharding } from "./factors.js";
-import { checkDim } from "./rules.js";
+import { checkDim, checkDType } from "./rules.js";
 
 /*
  * One program is run by every device of a mesh; these ops are where devices differ or meet. `mesh` holds the sizes of the
@@ -62,8 +62,16 @@ function collective<const S extends AttrSchema>(
   }) as unknown as Op<typeof meshAttrs & S>;
 }
 
+/** The devices' kernels have no sum of bools: their `max` is the or, their `min` the and. */
+function checkReduced(op: string, x: Node, kind: ReductionKind): void {
+  if (kind === "sum" || kind === "prod") checkDType(op, "numeric", x.dtype);
+}
+
 /** The elementwise sum (product, ...) of the group's x, in every member; added in the order of the members. */
-export const all_reduce = collective("all_reduce", { kind: reductions }, (x) => x.type);
+export const all_reduce = collective("all_reduce", { kind: reductions }, (x, { kind }) => {
+  checkReduced("all_reduce", x, kind);
+  return x.type;
+});
 
 /** The group's x one after the other along `dim`, in every member. */
 export const all_gather = collective("all_gather", { dim: "int" }, (x, { dim }, group) => {
@@ -75,8 +83,9 @@ export const all_gather = collective("all_gather", { dim: "int" }, (x, { dim }, 
 export const reduce_scatter = collective(
   "reduce_scatter",
   { kind: reductions, dim: "int" },
-  (x, { dim }, group) => {
+  (x, { kind, dim }, group) => {
     checkDim("reduce_scatter", dim, x.shape.length);
+    checkReduced("reduce_scatter", x, kind);
     return { dtype: x.dtype, shape: scaled(x.shape, dim, divided("reduce_scatter", x, dim, group)) };
   },
 );
