@@ -76,7 +76,7 @@ bench("matmul", "matrix products")
 bench("plan", "partitions a training step for a mesh that need not be there; nothing is computed")
   .option("--config <name>", presetNames.join(", "), config, "7b")
   .option("--mesh <axes>", "devices by axis", "fsdp=8,tensor=8")
-  .option("--strategy <names>", "as pnpm train's", "fsdp,tp+sp")
+  .option("--strategy <names>", "as npm run train's", "fsdp,tp+sp")
   .option("--batch <n>", "sequences a step (default: one by device of the batch axes)", count)
   .option("--explain", "the table of collectives")
   .action(async ({ json, explain, config: name, ...options }) => {

@@ -30,10 +30,10 @@ interface Ended {
   readonly seconds: number;
 }
 
-function run(command: string, args: readonly string[]): Promise<Ended> {
+function run(command: string, args: readonly string[], env = process.env): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const started = performance.now();
-    const child = spawn(command, args, { cwd: root });
+    const child = spawn(command, args, { cwd: root, env });
     let [out, err] = ["", ""];
     child.stdout.on("data", (chunk) => {
       out += chunk;
@@ -118,6 +118,21 @@ describe.skipIf(missing !== "")("processes", () => {
     }
   });
 
+  it.each([2, 4])(
+    "%i run what is written by hand, in any order of devices",
+    { timeout: 60_000 },
+    async (nprocs) => {
+      const script = `${ranks}by_hand.mjs`;
+      const env = { ...process.env, LAZULI_VIRTUAL_DEVICES: String(nprocs) };
+      const threads = await run(process.execPath, [script], env);
+      const processes = await job(nprocs, script);
+      expect(processes.code, processes.err).toBe(0);
+      // The same bits, by the same devices.
+      expect(threads.out.trimEnd().split("\n").sort()).toEqual(processes.out.trimEnd().split("\n").sort());
+      expect(threads.out.split("\n")).toHaveLength(nprocs + 2);
+    },
+  );
+
   it("that record different operations are told so, by op and rank", { timeout: 60_000 }, async () => {
     const { code, out, seconds } = await job(2, `${ranks}diverge.mjs`);
     expect(code).not.toBe(0);
@@ -145,6 +160,51 @@ describe.skipIf(missing !== "")("processes", () => {
     const { code, err } = await job(2, train, [...model("b"), "--mesh", "data=4", "--strategy", "ddp"]);
     expect(code).not.toBe(0);
     expect(err).toMatch(/Mesh\(data=4\) has 4 devices, and there are 2/);
+  });
+});
+
+describe.skipIf(missing !== "")("a mistake that all ranks make is told once", { timeout: 60_000 }, () => {
+  const timesIn = ({ err, out }: Ended, text: string): number => `${err}${out}`.split(text).length - 1;
+
+  it.each([
+    [["--steps", "few"], "train: --steps few: is not a number", 2],
+    [["--data", "no/such/folder"], "no/such/folder", 2],
+    [["--mesh", "data=8", "--strategy", "ddp"], "Mesh(data=8) has 8 devices, and there are 2", 1],
+  ])("train %j", async (args, text, code) => {
+    const ended = await job(2, train, args);
+    expect(ended.code).toBe(code);
+    expect(timesIn(ended, text), ended.err).toBe(1);
+  });
+
+  it.each([
+    ["early", "Error: no such luck"],
+    ["late", "ShapeError: [matmul]"],
+    ["in the step", "RunError"],
+    ["alone", "Error: rank 1 fails"],
+  ])("%s: %s", async (when, text) => {
+    const ended = await job(2, `${ranks}fail.mjs`, [when]);
+    expect(ended.code).not.toBe(0);
+    expect(timesIn(ended, text), ended.err).toBe(1);
+    // With the place, as Node prints it.
+    expect(ended.err).toMatch(/at .*fail\.mjs:\d+|RunError/);
+  });
+
+  it("and what differs by each", async () => {
+    const ended = await job(3, `${ranks}fail.mjs`, ["differently"]);
+    for (const text of ["all say this\n", "all say this too", "rank 0 says", "rank 1 says", "rank 2 says"])
+      expect(timesIn(ended, text), ended.err).toBe(1);
+  });
+
+  it("under plain mpirun too", async () => {
+    const flags = [
+      "--bind-to",
+      "none",
+      "--oversubscribe",
+      ...(process.getuid?.() === 0 ? ["--allow-run-as-root"] : []),
+    ];
+    const ended = await run("mpirun", ["-n", "3", ...flags, process.execPath, `${ranks}fail.mjs`, "late"]);
+    expect(ended.code).not.toBe(0);
+    expect(timesIn(ended, "ShapeError: [matmul]"), ended.err).toBe(1);
   });
 });
 

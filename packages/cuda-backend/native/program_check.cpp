@@ -116,8 +116,7 @@ std::vector<TensorType> sourceTypes(const NodeCheck& check) {
 }
 
 std::vector<TensorType> leafTypes(const NodeCheck& check) {
-  if (check.node.op == Op::sharding_constraint)
-    check.fail("not partitioned: the partitioner replaces this op");
+  if (isPartitioned(check.node.op)) check.fail("not partitioned: the partitioner replaces this op");
   if (check.node.op != Op::constant) check.fail("is not known to this device");
   TensorType type{check.dtype(attr::constant::dtype), check.node.ints(attr::constant::shape)};
   // Multiplied only once the shape is known to be the declared one, whose size does not overflow.

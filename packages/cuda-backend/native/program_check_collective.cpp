@@ -1,4 +1,5 @@
 // Type rules of the collectives.
+#include "collectives/communicator.h"
 #include "program_check.h"
 
 namespace lazuli {
@@ -28,15 +29,33 @@ bool hasMesh(Op op) {
 /// Whether the op can be started and waited for apart.
 bool isTransfer(Op op) { return hasMesh(op) && op != Op::shard_slice && op != Op::axis_index; }
 
+int64_t meshDevices(const Node& node) {
+  const std::span<const int64_t> sizes = meshSizes(mesh(node));
+  return elements(Dims(sizes.begin(), sizes.end()));
+}
+
+/// What follows the sizes names every device once.
+void checkOrder(const NodeCheck& check, std::span<const int64_t> order, int64_t devices) {
+  check.require(static_cast<int64_t>(order.size()) == devices, "the mesh does not name every device");
+  std::vector<bool> isNamed(order.size());
+  for (int64_t device : order) {
+    const bool isNew = device >= 0 && device < devices && !isNamed[static_cast<size_t>(device)];
+    check.require(isNew, "the mesh names a device twice, or one that there is not");
+    isNamed[static_cast<size_t>(device)] = true;
+  }
+}
+
 /// Devices of the node's group.
 int64_t groupSize(const NodeCheck& check) {
-  const std::vector<int64_t>& sizes = mesh(check.node);
+  const std::span<const int64_t> sizes = meshSizes(mesh(check.node));
   int64_t devices = 1, group = 1;
   for (int64_t size : sizes) {
     check.require(size >= 1 && size <= kMostDevices, "an axis of the mesh is of no size");
     devices *= size;
     check.require(devices <= kMostDevices, "the mesh is too large");
   }
+  const std::span<const int64_t> all = mesh(check.node);
+  if (all.size() > sizes.size()) checkOrder(check, all.subspan(sizes.size() + 1), devices);
   const std::vector<bool> named = check.dims(attr::axis_index::axes, sizes.size());
   for (size_t axis = 0; axis < sizes.size(); axis++) group *= named[axis] ? sizes[axis] : 1;
   return group;
@@ -141,11 +160,12 @@ void checkStarted(const Program& program) {
 void checkMeshes(const Program& program, int64_t devices) {
   for (size_t n = 0; n < program.nodes.size(); n++) {
     const Node& node = program.nodes[n];
-    if (!hasMesh(node.op) || elements(mesh(node)) == devices) continue;
-    throw ProgramError("[" + std::string(name(node.op)) + "] is over a mesh " + format(mesh(node)) + " of " +
-                           std::to_string(elements(mesh(node))) + " devices, but there are " +
-                           std::to_string(devices),
-                       static_cast<int64_t>(n));
+    if (!hasMesh(node.op) || meshDevices(node) == devices) continue;
+    const std::span<const int64_t> sizes = meshSizes(mesh(node));
+    throw ProgramError(
+        "[" + std::string(name(node.op)) + "] is over a mesh " + format(Dims(sizes.begin(), sizes.end())) +
+            " of " + std::to_string(meshDevices(node)) + " devices, but there are " + std::to_string(devices),
+        static_cast<int64_t>(n));
   }
 }
 

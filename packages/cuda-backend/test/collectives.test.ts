@@ -158,11 +158,17 @@ describe("collectives", () => {
     expect(() => device.compile(pair)).toThrow(
       "[all_reduce] is over a mesh [2] of 2 devices, but there are 4",
     );
+    const wrong = program([f32(2)], (x) =>
+      ops.all_reduce([x], { mesh: [4, 0, 0, 1, 2, 7], axes: [0], kind: "sum" }),
+    );
+    expect(() => device.compile(wrong)).toThrow("the mesh names a device twice, or one that there is not");
     const constrained = program([f32(2)], (x) =>
       ops.sharding_constraint([x], { mesh: [4], dims: [1, 0], direction: "both" }),
     );
     expect(() => device.compile(constrained)).toThrow(CompileError);
     expect(() => device.compile(constrained)).toThrow("not partitioned");
+    const manual = program([f32(4)], (x) => ops.full_to_shard([x], { mesh: [4], dims: [1, 0] }));
+    expect(() => device.compile(manual)).toThrow("not partitioned");
   });
 });
 

@@ -1,3 +1,4 @@
+export { autocastPass, withAutocast } from "./autocast.js";
 export * from "./close.js";
 export * from "./dtype.js";
 export * from "./encode.js";
@@ -11,6 +12,7 @@ export {
   collectiveNames,
   groupSize,
   isTransfer,
+  meshSizes,
   type ReductionKind,
 } from "./ops/collective.js";
 export * from "./ops/composite.js";

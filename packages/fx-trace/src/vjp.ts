@@ -1,9 +1,10 @@
 import { GradError, GraphError } from "./errors.js";
 import { nextWalk } from "./graph.js";
-import { apply, atScope, currentRecorder, type Node, withGrad, withRecorder } from "./node.js";
+import { apply, atScope, currentRecorder, type Node, withCasts, withGrad, withRecorder } from "./node.js";
 import type { Cotangents, OpDef } from "./opdef.js";
 import { add, full } from "./ops/build.js";
 import { formatType, sameShape, type TensorType } from "./shape.js";
+import { OpenSums } from "./vjp_parts.js";
 
 export interface GradientOptions {
   /** Records the backward nodes so that they can be differentiated again. */
@@ -23,6 +24,8 @@ interface Sweep {
   readonly byResult: Map<number, (Node | null)[]>;
   /** What backward reads in a value's stead: values laid out with direction `regather` are laid out again. Null: none. */
   readonly again: Map<Node, Node> | null;
+  /** Of a graph with parts: cotangents that devices have addends of. */
+  readonly open: OpenSums | null;
 }
 
 const sameType = (a: TensorType, b: TensorType): boolean =>
@@ -41,9 +44,19 @@ export function gradients(
   outputs: readonly Node[],
   cotangents: readonly Node[],
   targets: readonly Node[],
-  { createGraph = false }: GradientOptions = {},
+  options: GradientOptions = {},
 ): (Node | null)[] {
   checkCotangents(outputs, cotangents);
+  // Each op's gradient is computed in the dtype that the op was.
+  return withCasts(null, () => sweepBack(outputs, cotangents, targets, options));
+}
+
+function sweepBack(
+  outputs: readonly Node[],
+  cotangents: readonly Node[],
+  targets: readonly Node[],
+  { createGraph = false }: GradientOptions,
+): (Node | null)[] {
   const nodes = gradAncestors(outputs);
   const walk = nextWalk();
   for (let i = 0; i < nodes.length; i++) {
@@ -61,6 +74,7 @@ export function gradients(
     cotangents: new Array(nodes.length).fill(null),
     byResult: new Map(),
     again: nodes.some(isRegathered) ? new Map() : null,
+    open: nodes.some(({ part }) => part) ? new OpenSums(new Set(targets)) : null,
   };
   withGrad(createGraph, () => {
     for (let i = 0; i < outputs.length; i++) accumulate(sweep, outputs[i], cotangents[i]);
@@ -123,8 +137,9 @@ function run(sweep: Sweep): void {
   let grads: readonly (Node | null)[];
   const step = (): void => passOn(sweep, node, grads); // one closure for all nodes
   for (let slot = sweep.nodes.length - 1; slot >= 0; slot--) {
-    if (sweep.flows[slot] === 0) continue;
     node = sweep.nodes[slot];
+    sweep.open?.settle(node, (to, cotangent) => accumulate(sweep, to, cotangent));
+    if (sweep.flows[slot] === 0) continue;
     const grad = sweep.cotangents[slot];
     const arrived = node.op.results === 1 ? grad && [grad] : sweep.byResult.get(slot);
     if (!arrived) continue;
@@ -169,7 +184,7 @@ function passOn(sweep: Sweep, node: Node, grads: readonly (Node | null)[]): void
         node.scope,
       );
     }
-    accumulate(sweep, inputs[k], cotangent);
+    if (!sweep.open?.take(node, inputs[k], cotangent)) accumulate(sweep, inputs[k], cotangent);
   }
 }
 
@@ -264,6 +279,8 @@ function pullDecomposed(
     cotangents: new Array(nodes.length).fill(null),
     byResult: new Map(),
     again: nodes.some(isRegathered) ? new Map() : null,
+    // Addends pass through what is linear in them: they are summed at the op's operands.
+    open: null,
   };
   results.forEach((value, i) => {
     const grad = grads[i];

@@ -15,14 +15,21 @@ import {
   type TensorType,
   withRecorder,
 } from "@lazuli/fx-trace";
-import { type ContextParallel, type Dims, type Mesh, replicated, ShardingError } from "@lazuli/sharding";
+import {
+  type ContextParallel,
+  type Dims,
+  type Mesh,
+  refineMesh,
+  replicated,
+  ShardingError,
+} from "@lazuli/sharding";
 import { inject, injectable } from "tsyringe";
 import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { watchedBy, watcher } from "./compile/watcher.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError } from "./errors.js";
-import type { Events } from "./events.js";
+import type { Events, StepEvent } from "./events.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
 import { type Communication, checkedCommunication, type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
@@ -31,6 +38,7 @@ import { type CachedProgram, explainMiss, ProgramCache, summarize } from "./prog
 /** What holds a node: the engine keeps values of those assigned to until the step is taken. */
 export interface Holder {
   node: Node;
+  readonly name: string;
   /** Parameters, buffers and optimizer state: every new value is kept, and takes over the old one's memory. */
   isState: boolean;
   /** The buffer the holder had when it was last computed; donated when the holder's new value is. */
@@ -45,6 +53,13 @@ export interface GradHolder {
   readonly presentLayout: Dims | null;
   /** Where not as the value itself. */
   readonly gradLayout: Dims | null;
+}
+
+type ProgramEnds = Pick<StepEvent, "inputs" | "outputs">;
+/** The same by number. */
+interface ProgramIds {
+  readonly inputs: Ids;
+  readonly outputs: Ids;
 }
 
 /** A step as it was taken, for repeating it. */
@@ -86,7 +101,8 @@ export class Engine {
   private inFlight: Promise<unknown> = Promise.resolve();
   /** Runs of repeated steps that nobody waits for yet: the next step tells of their failures. */
   private readonly unreported = new Set<Promise<void>>();
-  private currentMesh: Mesh | null = null;
+  /** Meshes whose axes are made of those of the engine's. */
+  private readonly served = new WeakSet<Mesh>();
   private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
   /** Takes the time of every kernel; on under LAZULI_DEBUG=2. */
   profiling = debugLevel() >= 2;
@@ -146,7 +162,7 @@ export class Engine {
     const node = holder.node;
     holder.isState = true;
     if (node.storage === null) this.initials.set(holder, node);
-    else holder.committed = node.storage as DeviceBuffer;
+    else this.commit(holder);
   }
 
   markAssigned(holder: Holder): void {
@@ -164,9 +180,9 @@ export class Engine {
     return this.leaf(type, buffer);
   }
 
-  /** A leaf that lies over the mesh: by local device the bytes of its part, padding included. */
-  uploadParts(type: TensorType, layout: Dims, parts: ReadonlyMap<number, ArrayBufferView>): Node {
-    const buffer = this.pool.create(type, layout);
+  /** A leaf that lies over `mesh`, the engine's of now or before: by local device the bytes of its part, padding included. */
+  uploadParts(type: TensorType, layout: Dims, mesh: Mesh, parts: ReadonlyMap<number, ArrayBufferView>): Node {
+    const buffer = this.pool.create(type, layout, mesh);
     for (const [device, bytes] of parts) this.device.upload(buffer.id, bytes, device);
     return this.leaf(type, buffer);
   }
@@ -182,25 +198,26 @@ export class Engine {
 
   /** The mesh that programs are partitioned over; null before anything was laid out over one. */
   get mesh(): Mesh | null {
-    return this.currentMesh;
+    return this.pool.mesh;
   }
 
-  /** Throws ShardingError for a mesh of another size than there are devices, or another one than before. */
-  useMesh(mesh: Mesh): void {
-    if (this.currentMesh?.equals(mesh)) return;
-    if (this.currentMesh)
-      throw new ShardingError(
-        "Mesh",
-        `values lie over ${this.currentMesh} already: one mesh serves them all, not ${mesh} too`,
-      );
+  /**
+   * The mesh that programs are partitioned over, with axes that those of `mesh` are made of: it becomes finer where it must.
+   * Throws ShardingError for a mesh of another size than there are devices, or one that no finer mesh serves besides.
+   */
+  useMesh(mesh: Mesh): Mesh {
+    const { root } = mesh;
+    if (this.mesh && this.served.has(root)) return this.mesh;
     const { deviceCount } = this.device;
-    if (mesh.size !== deviceCount)
+    if (root.size !== deviceCount)
       throw new ShardingError(
         "Mesh",
-        `${mesh} has ${mesh.size} devices, and there ${deviceCount === 1 ? "is 1" : `are ${deviceCount}`}: ` +
-          `configure({ virtualDevices: ${mesh.size} }), or start ${mesh.size} processes with \`lazuli run --nprocs ${mesh.size}\``,
+        `${root} has ${root.size} devices, and there ${deviceCount === 1 ? "is 1" : `are ${deviceCount}`}: ` +
+          `configure({ virtualDevices: ${root.size} }), or start ${root.size} processes with \`lazuli run --nprocs ${root.size}\``,
       );
-    this.currentMesh = mesh;
+    this.pool.mesh = this.mesh ? refineMesh(this.mesh, root) : root;
+    this.served.add(root);
+    return this.pool.mesh;
   }
 
   // --- random numbers ----------------------------------------------------------------------------------------------
@@ -310,7 +327,7 @@ export class Engine {
     }
     for (const [holder, node] of this.initials) {
       if (holder.committed && holder.committed !== node.storage) this.pool.free(holder.committed);
-      holder.committed = this.bufferOf(node);
+      this.commit(holder, node);
     }
     this.initials.clear();
 
@@ -329,7 +346,7 @@ export class Engine {
     // State that was overwritten without being read is no input of the program: its memory is given back here.
     for (const buffer of replaced) this.pool.free(buffer);
     for (const node of this.retired.splice(0)) this.free(node);
-    for (const holder of holders) holder.committed = this.bufferOf(holder.node);
+    for (const holder of holders) this.commit(holder);
     return { ...ran, outputs, holders, gradHolders, randomKey };
   }
 
@@ -339,18 +356,13 @@ export class Engine {
   }
 
   /** Runs a program of a step once more; `made` are the outputs that are new. What fails is told by the next `step()`. */
-  repeat(
-    program: CachedProgram,
-    inputs: Float64Array,
-    outputs: Float64Array,
-    made: readonly DeviceBuffer[],
-  ): void {
+  repeat(program: CachedProgram, ends: ProgramEnds, ids: ProgramIds, made: readonly DeviceBuffer[]): void {
     const started = performance.now();
-    const done = this.start(program, inputs, outputs, made);
-    this.follow(this.watch(done, program, true, performance.now() - started, null));
+    const done = this.start(program, ids, made);
+    this.follow(this.watch(done, program, ends, true, performance.now() - started, null));
   }
 
-  private start(program: CachedProgram, inputs: Ids, outputs: Ids, made: readonly DeviceBuffer[]) {
+  private start(program: CachedProgram, { inputs, outputs }: ProgramIds, made: readonly DeviceBuffer[]) {
     try {
       return this.device.run(program.executable, inputs, outputs, this.profiling);
     } catch (error) {
@@ -381,6 +393,12 @@ export class Engine {
     this.pool.forget(buffer, "donated");
   }
 
+  /** The holder's value is computed, or on its way: its buffer is the holder's until the next. */
+  private commit(holder: Holder, node = holder.node): void {
+    holder.committed = this.bufferOf(node);
+    if (holder.committed) holder.committed.owner = holder;
+  }
+
   /** Resolves when every step handed to the device is done. */
   async idle(): Promise<void> {
     await this.inFlight;
@@ -395,7 +413,7 @@ export class Engine {
   } {
     const roots = new Set<Node>();
     const layouts = new Map<Node, Dims>();
-    const onMesh = this.currentMesh !== null;
+    const onMesh = this.mesh !== null;
     const replaced = new Set<DeviceBuffer>();
     const holders = [...this.assigned];
     for (const holder of holders) {
@@ -432,9 +450,13 @@ export class Engine {
     const isInput = (node: Node): boolean => node.storage !== null;
     const isDonated = (node: Node): boolean => donated.has(node.storage as DeviceBuffer);
     const nodes = reachable(roots, isInput);
-    for (const node of nodes) if (node.storage !== null) this.requireLive(node, node.storage as DeviceBuffer);
+    for (const node of nodes) {
+      if (node.storage === null) continue;
+      this.requireLive(node, node.storage as DeviceBuffer);
+      if ((node.storage as DeviceBuffer).isOutdated) this.layOutAnew(node);
+    }
     const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
-    const mesh = this.currentMesh;
+    const mesh = this.mesh;
     const key = mesh
       ? keyOnMesh(encoded.words, {
           mesh,
@@ -458,18 +480,16 @@ export class Engine {
     const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
     const agreed = cached ? null : this.agree(program);
     agreed?.catch(() => {}); // awaited by watch, after the run
-    const done = this.start(
-      program,
-      inputBuffers.map((buffer) => buffer.id),
-      outputBuffers.map((buffer) => buffer.id),
-      outputBuffers,
-    );
+    const idOf = ({ id }: DeviceBuffer): number => id;
+    const ids = { inputs: inputBuffers.map(idOf), outputs: outputBuffers.map(idOf) };
+    const done = this.start(program, ids, outputBuffers);
     for (const buffer of inputBuffers) if (donated.has(buffer)) this.pool.forget(buffer, "donated");
     roots.forEach((node, i) => {
       node.storage = outputBuffers[i];
       if (node.isLeaf || !node.requiresGrad) node.inputs = [];
     });
-    const settled = this.watch(done, program, cached, performance.now() - started, agreed);
+    const ends = { inputs: inputBuffers, outputs: outputBuffers };
+    const settled = this.watch(done, program, ends, cached, performance.now() - started, agreed);
     this.follow(settled);
     const taken = inputBuffers.map((buffer) => donated.has(buffer));
     return { program, inputs: encoded.inputs, donated: taken, done: settled };
@@ -478,6 +498,7 @@ export class Engine {
   private async watch(
     done: Promise<RunResult>,
     program: CachedProgram,
+    ends: ProgramEnds,
     cached: boolean,
     hostMs: number,
     agreed: Promise<void> | null,
@@ -499,9 +520,27 @@ export class Engine {
       endUs: result.endUs,
       info: program.info,
       graph: program.graph,
+      ...ends,
       kernels: result.kernels,
     });
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
+  }
+
+  /** Gathers a value by the mesh that it was laid out over, before this became finer. */
+  private layOutAnew(node: Node): void {
+    const buffer = node.storage as DeviceBuffer;
+    const finer = this.pool.mesh;
+    this.pool.mesh = buffer.mesh;
+    try {
+      const whole = withRecorder(null, () => ops.detach([node], {}));
+      const layouts = new Map([[whole, replicated(node.shape.length)]]);
+      const { done } = this.runProgram([whole], new Set(), performance.now(), layouts);
+      this.unreported.delete(done); // what reads it fails too
+      node.storage = whole.storage;
+    } finally {
+      this.pool.mesh = finer;
+    }
+    this.pool.free(buffer);
   }
 
   /** Before the first run of a program: that every process is to run the same. Throws CollectiveError. */
@@ -538,7 +577,7 @@ export class Engine {
       passOptions,
     );
     let outputLayouts: readonly Dims[] | null = null;
-    const mesh = this.currentMesh;
+    const mesh = this.mesh;
     if (mesh) {
       const { contextParallel, communication } = this;
       const ends = { mesh, contextParallel, communication, inputs, roots, layouts };

@@ -30,6 +30,9 @@ export interface StepEvent {
   readonly info: ExecutableInfo;
   /** On a mesh, the program of one device, with its collectives; null elsewhere. */
   readonly graph: Graph | null;
+  /** By input of the program and by output its name: that of a parameter, buffer or optimizer state, else "". */
+  readonly inputs: readonly { readonly name: string }[];
+  readonly outputs: readonly { readonly name: string }[];
   /** By kernel of `info.kernels`, when profiling is on. */
   readonly kernels: readonly KernelTime[];
 }

@@ -18,12 +18,17 @@ export {
 } from "@lazuli/fx-trace";
 export {
   type ContextParallel,
+  type HybridMeshOptions,
+  hybridMesh,
   Mesh,
+  type MeshOptions,
+  type MeshShape,
   mesh1d,
   type PartitionSpec,
   ShardingError,
+  type SubmeshAxes,
 } from "@lazuli/sharding";
-export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
+export { autocast, enableGrad, isGradEnabled, noGrad } from "./autograd.js";
 export { type CompileOptions, compile } from "./compile/compile.js";
 export * from "./creation.js";
 export * from "./data/index.js";
@@ -40,6 +45,7 @@ export {
 export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
 export { cat, einsum, stack, where } from "./functions.js";
 export * from "./io/index.js";
+export { printError } from "./job.js";
 export type { Operand } from "./methods/elementwise.js";
 export type { Index, Range } from "./methods/movement.js";
 export type { Dims } from "./methods/reduction.js";

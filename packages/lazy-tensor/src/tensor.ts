@@ -3,19 +3,21 @@ import {
   type DType,
   formatShape,
   isFloat,
+  meshSizes,
   type Node,
   ops,
   type Shape,
   sizeOf,
   withoutUses,
 } from "@lazuli/fx-trace";
-import { type Dims, decodeDims, type PartitionSpec, specOf } from "@lazuli/sharding";
+import { type Dims, decodeDims, type PartitionSpec, specOf, splitSizes } from "@lazuli/sharding";
 import { type BackwardOptions, backward } from "./autograd.js";
 import type { DeviceBuffer } from "./buffer.js";
 import { watcher } from "./compile/watcher.js";
 import type { Holder } from "./engine.js";
 import { TensorError } from "./errors.js";
 import { engine } from "./runtime.js";
+import { type Layout, layoutNow, presentDims } from "./sharding/layout.js";
 import { type DataArray, decodeArray, rawArray } from "./typed_array.js";
 
 /** Nested arrays of the tensor's shape; a plain value for rank 0. */
@@ -35,11 +37,9 @@ export class Tensor implements Holder {
   isState = false;
   /** For the engine: the buffer this tensor had after the last step. */
   committed: DeviceBuffer | null = null;
-  /** For the engine: how this tensor lies over its mesh, as `markSharding` asked. */
-  layout: Dims | null = null;
-  /** How its gradient lies between steps, and its optimizer state, where not as the tensor itself (ZeRO-1 and ZeRO-2). */
-  gradLayout: Dims | null = null;
-  stateLayout: Dims | null = null;
+  private marked: Layout | null = null;
+  private markedGrad: Layout | null = null;
+  private markedState: Layout | null = null;
 
   /** Tensors are made by `tensor`, `zeros`, … and by operations; this wraps a recorded node. */
   constructor(node: Node) {
@@ -50,7 +50,8 @@ export class Tensor implements Holder {
   /** The recorded node that stands for the tensor's present value. */
   get node(): Node {
     if (watcher !== null) watcher.read(this);
-    return this.shown ?? this.current;
+    const node = this.shown ?? this.current;
+    return Tensor.reading ? Tensor.reading(node) : node;
   }
 
   /** For `compile`: the tensor's own node, which no wrapper's stands for. */
@@ -68,6 +69,7 @@ export class Tensor implements Holder {
     const { isLeaf, requiresGrad } = tensor.current;
     tensor.current = node;
     tensor.committed = node.storage as DeviceBuffer;
+    tensor.committed.owner = tensor;
     if (!isLeaf) return;
     node.isLeaf = true;
     node.requiresGrad = requiresGrad;
@@ -84,6 +86,9 @@ export class Tensor implements Holder {
     this.gradient = grad;
   }
 
+  /** While a function on parts is recorded: what stands for a value that is read. */
+  static reading: ((node: Node) => Node) | null = null;
+
   /** Runs `fn` with `node` standing for each tensor's value. */
   static showing<T>(stands: ReadonlyMap<Tensor, Node>, fn: () => T): T {
     const before = new Map([...stands.keys()].map((tensor) => [tensor, tensor.shown]));
@@ -93,6 +98,28 @@ export class Tensor implements Holder {
     } finally {
       for (const [tensor, node] of before) tensor.shown = node;
     }
+  }
+
+  /** For the engine: how this tensor lies over its mesh, as `markSharding` asked. */
+  get layout(): Dims | null {
+    return presentDims(this.marked);
+  }
+  set layout(dims: Dims | null) {
+    this.marked = layoutNow(dims);
+  }
+  /** How its gradient lies between steps, where not as the tensor itself (ZeRO-2). */
+  get gradLayout(): Dims | null {
+    return presentDims(this.markedGrad);
+  }
+  set gradLayout(dims: Dims | null) {
+    this.markedGrad = layoutNow(dims);
+  }
+  /** How its optimizer state lies, where not as the tensor itself (ZeRO-1). */
+  get stateLayout(): Dims | null {
+    return presentDims(this.markedState);
+  }
+  set stateLayout(dims: Dims | null) {
+    this.markedState = layoutNow(dims);
   }
 
   // --- what it is --------------------------------------------------------------------------------------------------
@@ -155,9 +182,10 @@ export class Tensor implements Holder {
     const { op, attrs, storage } = this.current;
     if (this.layout) return this.layout;
     if (storage !== null) return (storage as DeviceBuffer).layout;
-    return op.name === "sharding_constraint" && attrs.direction !== "backward"
-      ? decodeDims(attrs.dims as number[])
-      : null;
+    if (op.name !== "sharding_constraint" || attrs.direction === "backward") return null;
+    const { mesh } = engine();
+    const axes = mesh && splitSizes(meshSizes(attrs.mesh as number[]), mesh.sizes);
+    return decodeDims(attrs.dims as number[]).map((list) => list.flatMap((axis) => axes?.[axis] ?? []));
   }
 
   // --- gradients ---------------------------------------------------------------------------------------------------

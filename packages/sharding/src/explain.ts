@@ -29,6 +29,12 @@ const partials: Readonly<Record<string, string>> = {
   min: "partial minima",
 };
 
+/** What a program reads and gives, by name; "" where something has none. */
+export interface EndNames {
+  readonly inputs?: readonly string[];
+  readonly outputs?: readonly string[];
+}
+
 interface Use {
   readonly user: Node;
   readonly operand: number;
@@ -38,7 +44,10 @@ interface Use {
 class Users {
   private readonly uses = new Map<Node, Use[]>();
 
-  constructor(private readonly graph: Graph) {
+  constructor(
+    private readonly graph: Graph,
+    private readonly names: EndNames,
+  ) {
     for (const user of graph.nodes) {
       user.inputs.forEach((value, operand) => {
         const list = this.uses.get(value);
@@ -52,9 +61,16 @@ class Users {
     return this.uses.get(value) ?? [];
   }
 
-  /** Position among the graph's outputs, -1 for none. */
-  output(value: Node): number {
-    return this.graph.outputs.indexOf(value);
+  /** What it is called among the graph's outputs: its name, or `output 2`; null for none of them. */
+  output(value: Node): string | null {
+    const index = this.graph.outputs.indexOf(value);
+    return index < 0 ? null : this.names.outputs?.[index] || `output ${index}`;
+  }
+
+  /** What an input is called: its name, or `input 2`. */
+  input({ attrs }: Node): string {
+    const index = attrs.index as number;
+    return this.names.inputs?.[index] || `input ${index}`;
   }
 }
 
@@ -80,19 +96,20 @@ function originOf(value: Node, skips: (node: Node) => boolean): Node {
 
 const at = ({ op, scope }: Node): string => (scope ? `${op.name} in ${scope}` : op.name);
 
-/** Whether the value becomes the gradient of an optimizer's step. */
-function isGradient(value: Node, users: Users): boolean {
+/** The parameters whose gradients an optimizer's step makes of the value, as program inputs; null where of none. */
+function gradientOf(value: Node, users: Users): Node[] | null {
+  const params: Node[] = [];
   const seen = new Set<Node>();
   const stack = [value];
   for (let node = stack.pop(); node; node = stack.pop()) {
     if (seen.has(node)) continue;
     seen.add(node);
     for (const { user, operand } of users.of(node)) {
-      if (user.op.name === "adamw_update" && operand === 1) return true;
-      if (passesOn(user)) stack.push(user);
+      if (user.op.name === "adamw_update" && operand === 1) params.push(originOf(user.inputs[0], passesOn));
+      else if (passesOn(user)) stack.push(user);
     }
   }
-  return false;
+  return params.length > 0 ? params : null;
 }
 
 /** Where a value is read, behind views and other collectives; `output 2` where it leaves the program. */
@@ -101,21 +118,34 @@ function readerOf(value: Node, users: Users): string {
   for (;;) {
     const [first] = users.of(node);
     const output = users.output(node);
-    if (!first) return output < 0 ? "nothing" : `output ${output}`;
+    if (!first) return output ?? "nothing";
     if (!isView(first.user) && !isTransfer(first.user)) return at(first.user);
     node = first.user;
   }
 }
 
+/** The scope that manualSharding runs a function in. */
+export const MANUAL_SCOPE = "manualSharding";
+
 function whyOf(node: Node, users: Users): string {
   const { op, attrs, inputs } = node;
+  if (node.scope.split(".").includes(MANUAL_SCOPE)) return "written by hand";
   if (op.name === "all_reduce" || op.name === "reduce_scatter") {
     const what = `${partials[attrs.kind as string]} of ${at(originOf(inputs[0], passesOn))}`;
-    return isGradient(node, users) ? `gradient: ${what}` : what;
+    const params = gradientOf(node, users);
+    return params ? `${gradientText(params, users)}: ${what}` : what;
   }
   const source = originOf(inputs[0], isView);
   const reader = readerOf(node, users);
-  return source.op.name === "input" ? `input ${source.attrs.index} for ${reader}` : `layout of ${reader}`;
+  return source.op.name === "input" ? `${users.input(source)} for ${reader}` : `layout of ${reader}`;
+}
+
+/** `gradient of up.weight and 2 more` */
+function gradientText(params: readonly Node[], users: Users): string {
+  const inputs = params.filter(({ op }) => op.name === "input").map((param) => users.input(param));
+  const names = [...new Set(inputs.filter((name) => !/^input \d+$/.test(name)))];
+  if (names.length === 0) return "gradient";
+  return `gradient of ${names[0]}${names.length > 1 ? ` and ${names.length - 1} more` : ""}`;
 }
 
 /** Reasons of merged collectives: one if they are equal, else the first and how many others. */
@@ -142,11 +172,11 @@ function hiddenFlops({ nodes }: Graph): Map<Node, number> {
 
 /**
  * The communication of a partitioned (local) graph, most bytes first: collectives of the same op, axes, scope and type
- * are one row. What no output needs is not run, and not counted.
+ * are one row. What no output needs is not run, and not counted. `names` are what `why` calls inputs and outputs.
  */
-export function explainSharding(graph: Graph, mesh: Mesh): CollectiveRow[] {
+export function explainSharding(graph: Graph, mesh: Mesh, names: EndNames = {}): CollectiveRow[] {
   const live = dce(graph);
-  const users = new Users(live);
+  const users = new Users(live, names);
   const hidden = hiddenFlops(live);
   const rows = new Map<string, { row: CollectiveRow; whys: string[] }>();
   for (const node of live.nodes) {

@@ -16,6 +16,7 @@ import {
 import { bytesOf, chooseAssignment, SMALL_BYTES } from "./choose.js";
 import { contextPlan, runContext } from "./context.js";
 import { handlers, localAttrs } from "./local_ops.js";
+import { runManual } from "./manual.js";
 import type { Mesh } from "./mesh.js";
 import { isLayout, type Plan, propagate } from "./plan.js";
 import { identityOf, type Local, type Partial, Resharder } from "./reshard.js";
@@ -145,6 +146,8 @@ class Partitioner {
   /** Of ops of several results. */
   private readonly results = new Map<Node, readonly Local[]>();
   private readonly uses = new Map<Node, number>();
+  /** Of ops that are written on parts. */
+  private readonly parts = new Map<Node, Node>();
 
   constructor(
     private readonly plan: Plan,
@@ -191,7 +194,19 @@ class Partitioner {
   private visit(node: Node, request: PartitionRequest): void {
     const { plan } = this;
     const { mesh } = plan;
+    if (plan.manual.has(node)) {
+      this.parts.set(node, this.part(node));
+      return;
+    }
     switch (node.op.name) {
+      case "shard_to_full":
+        this.set(node, {
+          node: this.partOf(node.inputs[0]),
+          shape: node.shape,
+          dims: decodeDims(node.attrs.dims as number[]),
+          partial: null,
+        });
+        return;
       case "input": {
         const dims = request.inputs[node.attrs.index as number];
         const shape = localShape(mesh, node.shape, dims);
@@ -223,6 +238,16 @@ class Partitioner {
     if (this.passOn(node)) return;
     this.compute(node);
   }
+
+  private part(node: Node): Node {
+    if (node.op.name === "full_to_shard")
+      return this.operand(node.inputs[0], decodeDims(node.attrs.dims as number[]));
+    return runManual(node, this.partOf);
+  }
+
+  /** A part; of a value of the mesh that is used among parts, all of it. */
+  private partOf = (value: Node): Node =>
+    this.parts.get(value) ?? this.operand(value, replicated(value.shape.length));
 
   /** Leaves open sums open through an op that is linear in them. */
   private passOn(node: Node): boolean {

@@ -17,6 +17,9 @@ struct Group {
   size_t size() const { return devices.size(); }
 };
 
+/// The sizes of a mesh's axes, which come first in its attribute (docs/ir.md).
+std::span<const int64_t> meshSizes(std::span<const int64_t> mesh);
+
 /// The group of `device`: the devices that differ from it only along `axes` (docs/ir.md).
 Group groupOf(std::span<const int64_t> mesh, std::span<const int64_t> axes, int device);
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "program_check.h"
 #include "program_mutations.h"
 #include "program_samples.h"
 
@@ -37,8 +38,7 @@ TEST(Program, DecodesEveryOpOfTheDevice) {
   for (const Node& node : program.nodes) seen[static_cast<size_t>(node.op)] = true;
   for (uint32_t code = 0; code < kOpCount; code++) {
     // Decomposed or partitioned away before a device sees them.
-    bool isNone =
-        kOps[code].lower == LowerKind::composite || static_cast<Op>(code) == Op::sharding_constraint;
+    bool isNone = kOps[code].lower == LowerKind::composite || isPartitioned(static_cast<Op>(code));
     EXPECT_EQ(seen[code], !isNone) << kOps[code].name;
   }
 }

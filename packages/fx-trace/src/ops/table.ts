@@ -148,6 +148,8 @@ export const ops = {
   axis_index: collective.axis_index,
   sharding_constraint: collective.sharding_constraint,
   collective_done: collective.collective_done,
+  full_to_shard: collective.full_to_shard,
+  shard_to_full: collective.shard_to_full,
 } as const;
 
 export type OpName = keyof typeof ops;

@@ -1,7 +1,7 @@
 import { tensor } from "../creation.js";
 import { FileFormatError } from "../errors.js";
 import { type NpyData, NpyReader } from "../io/npy.js";
-import { isRank } from "../runtime.js";
+import { isRank } from "../job.js";
 import { type PartIndex, type Placement, tensorFromCallback } from "../sharding/parts.js";
 import type { Tensor } from "../tensor.js";
 import { HostRandom } from "./random.js";

@@ -1,5 +1,13 @@
 import { type DType, isFloat } from "@lazuli/fx-trace";
-import { type Dims, localSize, type Mesh, replicated, ShardingError, sameDims } from "@lazuli/sharding";
+import {
+  axesIn,
+  type Dims,
+  localSize,
+  type Mesh,
+  replicated,
+  ShardingError,
+  sameDims,
+} from "@lazuli/sharding";
 import type { Module } from "../nn/module.js";
 import type { Parameter } from "../nn/parameter.js";
 import { checkedCommunication } from "../options.js";
@@ -38,9 +46,10 @@ export interface FullyShardOptions {
  */
 export function fullyShard<M extends Module>(model: M, mesh: Mesh, options: FullyShardOptions = {}): M {
   const { axis = "fsdp" } = options;
-  const axes = (typeof axis === "string" ? [axis] : axis).map((name) => mesh.axis(name, "fullyShard"));
+  const named = (typeof axis === "string" ? [axis] : axis).map((name) => mesh.axis(name, "fullyShard"));
   const current = engine();
-  current.useMesh(mesh);
+  const grid = current.useMesh(mesh);
+  const axes = named.flatMap((position) => axesIn(mesh, grid)[position]);
   const { bucketBytes = current.communication.bucketBytes, prefetch = current.communication.prefetch } =
     options;
   current.communication = checkedCommunication("fullyShard", {
@@ -52,7 +61,7 @@ export function fullyShard<M extends Module>(model: M, mesh: Mesh, options: Full
   for (const module of wrappedModules(model, options.wrap)) {
     const mine = module.parameters().filter((param) => !taken.has(param));
     for (const param of mine) taken.add(param);
-    shardGroup(module, mine, mesh, axes, options);
+    shardGroup(module, mine, grid, axes, options);
   }
   return model;
 }

@@ -1,6 +1,7 @@
 import { ops, sizeOf } from "@lazuli/fx-trace";
 import {
   type Dims,
+  dimsIn,
   encodeDims,
   localRange,
   localShape,
@@ -21,16 +22,16 @@ import { copyBlock, type DataArray, decodeArray, rawArray } from "../typed_array
  */
 export type ConstraintDirection = "both" | "forward" | "backward" | "regather";
 
-/** x, laid out over the mesh as `dims` says. */
+/** x, laid out as `dims` over the mesh says. */
 export function constrain(
   x: Tensor,
   mesh: Mesh,
   dims: Dims,
   direction: ConstraintDirection = "both",
 ): Tensor {
-  return new Tensor(
-    ops.sharding_constraint([x.node], { mesh: mesh.sizes, dims: encodeDims(dims), direction }),
-  );
+  const grid = engine().useMesh(mesh);
+  const own = encodeDims(dimsIn(mesh, dims, grid));
+  return new Tensor(ops.sharding_constraint([x.node], { mesh: grid.attr, dims: own, direction }));
 }
 
 /**
@@ -41,7 +42,6 @@ export function constrain(
  */
 export function markSharding<T extends Tensor>(tensor: T, mesh: Mesh, spec: PartitionSpec): T {
   const dims = parseSpec("markSharding", mesh, spec, tensor.shape);
-  engine().useMesh(mesh);
   return layOut(tensor, mesh, dims);
 }
 
@@ -51,7 +51,7 @@ export function layOut<T extends Tensor>(tensor: T, mesh: Mesh, dims: Dims): T {
     return tensor;
   }
   // Its first value is laid out by the program that makes it.
-  tensor.layout = dims;
+  tensor.layout = dimsIn(mesh, dims, engine().useMesh(mesh));
   noGrad(() => tensor.assign_(constrain(tensor.detach(), mesh, dims).node));
   engine().markInitial(tensor);
   return tensor;
@@ -80,9 +80,10 @@ export async function localShards(tensor: Tensor): Promise<LocalShard[]> {
     current.keep(tensor.node);
     await current.step();
   }
-  const { device, mesh } = current;
+  const { device } = current;
   const buffer = tensor.node.storage as DeviceBuffer;
-  const dims = buffer.layout ?? replicated(tensor.rank);
+  const { mesh } = buffer;
+  const dims = buffer.dims ?? replicated(tensor.rank);
   const padded = mesh ? localShape(mesh, tensor.shape, dims) : tensor.shape;
   return Promise.all(
     device.localDevices.map(async (number) => {
