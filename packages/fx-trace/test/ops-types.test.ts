@@ -279,6 +279,13 @@ const bad: Bad[] = [
     "dim 1 is out of range for a tensor of rank 1",
   ],
   [
+    "all_reduce",
+    [x([2], "bool")],
+    { mesh: [2], axes: [0], kind: "sum" },
+    DTypeError,
+    "takes int and float dtypes, but its input is bool",
+  ],
+  [
     "random_uniform",
     [x([2], "int32")],
     { stream: 0, shape: [1], whole: [1], dtype: "float32" },

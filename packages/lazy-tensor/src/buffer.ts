@@ -65,8 +65,8 @@ export class BufferPool {
 
   constructor(private readonly device: NativeDevice) {}
 
-  create(type: TensorType, layout: Dims | null = null): DeviceBuffer {
-    const buffer = new DeviceBuffer(type, layout, this);
+  create(type: TensorType, layout: Dims | null = null, mesh: Mesh | null = this.mesh): DeviceBuffer {
+    const buffer = new DeviceBuffer(type, layout, this, mesh);
     this.registry.register(buffer, buffer.id, buffer);
     return buffer;
   }

@@ -209,10 +209,10 @@ export class Engine {
     return node;
   }
 
-  /** A leaf that lies over the mesh: by local device the bytes of its part, padding included. */
-  uploadParts(type: TensorType, layout: Dims, parts: ReadonlyMap<number, ArrayBufferView>): Node {
+  /** A leaf that lies over `mesh`, the engine's of now or before: by local device the bytes of its part, padding included. */
+  uploadParts(type: TensorType, layout: Dims, mesh: Mesh, parts: ReadonlyMap<number, ArrayBufferView>): Node {
     activeTrace?.refuse("upload", "data is laid out over a mesh in what is traced: give it as an argument");
-    const buffer = this.pool.create(type, layout);
+    const buffer = this.pool.create(type, layout, mesh);
     for (const [device, bytes] of parts) this.device.upload(buffer.id, bytes, device);
     return this.leaf(type, buffer);
   }

@@ -16,7 +16,7 @@ import {
 } from "@lazuli/fx-trace";
 import { bytesOf } from "./choose.js";
 import type { Plan } from "./plan.js";
-import type { Local, Resharder } from "./reshard.js";
+import type { Local, Partial, Resharder } from "./reshard.js";
 import { type Dims, localShape, localSize, replicated } from "./spec.js";
 
 /** What a handler may use. */
@@ -106,6 +106,12 @@ const inPlaceOf = (mask: Node, table: Node, dim: number): Node => {
   return reshape(mask, [...ones(dim), ...mask.shape, ...ones(table.shape.length - dim - 1)]);
 };
 
+/** Of values that one device has and the others hold zeros for; the sum of bools is their or. */
+const onlyOne = (axes: readonly number[], { dtype }: Node): Partial => ({
+  axes,
+  kind: dtype === "bool" ? "max" : "sum",
+});
+
 /** Rows divided over devices (a vocabulary-parallel embedding): each looks up its own, the rest adds zero. Megatron-LM. */
 const lookUp: Handler = (node, context) => {
   const { plan, operand } = context;
@@ -134,7 +140,7 @@ const lookUp: Handler = (node, context) => {
     node: where(inPlaceOf(isOwn, table, dim), rows, 0),
     shape: node.shape,
     dims,
-    partial: { axes, kind: "sum" },
+    partial: onlyOne(axes, node),
   };
 };
 
@@ -194,7 +200,7 @@ const pick: Handler = (node, context) => {
   const dims = plan.of(x).map((list, d) => (d === dim ? [] : list));
   const { own, isOwn } = ownRows(operand(index, dims), x.shape[dim], axes, context);
   const found = ops.gather([operand(x, plan.of(x)), own], { dim });
-  return { node: where(isOwn, found, 0), shape: node.shape, dims, partial: { axes, kind: "sum" } };
+  return { node: where(isOwn, found, 0), shape: node.shape, dims, partial: onlyOne(axes, node) };
 };
 
 export const handlers: Readonly<Record<string, Handler>> = {

@@ -4,7 +4,7 @@ import { type AttrSchema, defineOp, type Op, type OpSpec } from "../opdef.js";
 import type { Shape, TensorType } from "../shape.js";
 import { ops } from "./bound.js";
 import { elementwiseSharding } from "./factors.js";
-import { checkDim } from "./rules.js";
+import { checkDim, checkDType } from "./rules.js";
 
 /*
  * One program is run by every device of a mesh; these ops are where devices differ or meet. `mesh` holds the sizes of the
@@ -92,11 +92,19 @@ function collective<const S extends AttrSchema>(
   }) as unknown as Collective<S>;
 }
 
+/** The devices' kernels have no sum of bools: their `max` is the or, their `min` the and. */
+function checkReduced(op: string, x: Node, kind: ReductionKind): void {
+  if (kind === "sum" || kind === "prod") checkDType(op, "numeric", x.dtype);
+}
+
 /** The elementwise sum (product, ...) of the group's x, in every member; added in the order of the members. */
 export const all_reduce: Collective<{ readonly kind: typeof reductions }> = collective(
   "all_reduce",
   { kind: reductions },
-  (x) => x.type,
+  (x, { kind }) => {
+    checkReduced("all_reduce", x, kind);
+    return x.type;
+  },
   {
     part: without,
     vjp: ({ inputs: [x], grad, attrs }) => {
@@ -135,8 +143,9 @@ export const reduce_scatter: Collective<{ readonly kind: typeof reductions; read
   collective(
     "reduce_scatter",
     { kind: reductions, dim: "int" },
-    (x, { dim }, group) => {
+    (x, { kind, dim }, group) => {
       checkDim("reduce_scatter", dim, x.shape.length);
+      checkReduced("reduce_scatter", x, kind);
       return { dtype: x.dtype, shape: scaled(x.shape, dim, divided("reduce_scatter", x, dim, group)) };
     },
     {

@@ -1,5 +1,5 @@
 import { type DType, formatShape, type Shape, ShapeError, sizeOf } from "@lazuli/fx-trace";
-import { localRange, localShape, type Mesh, type PartitionSpec, parseSpec } from "@lazuli/sharding";
+import { dimsIn, localRange, localShape, type Mesh, type PartitionSpec, parseSpec } from "@lazuli/sharding";
 import { engine } from "../runtime.js";
 import { Tensor } from "../tensor.js";
 import { copyBlock, encodeNumbers, rawArray, type TypedArray } from "../typed_array.js";
@@ -37,14 +37,15 @@ export async function tensorFromCallback(
   part: (index: PartIndex) => TypedArray | Promise<TypedArray>,
 ): Promise<Tensor> {
   const op = "tensorFromCallback";
-  const dims = parseSpec(op, mesh, spec, shape);
+  const asked = parseSpec(op, mesh, spec, shape);
   const current = engine();
-  current.useMesh(mesh);
-  const padded = localShape(mesh, shape, dims);
+  const grid = current.useMesh(mesh);
+  const dims = dimsIn(mesh, asked, grid);
+  const padded = localShape(grid, shape, dims);
   const made = new Map<string, TypedArray>();
   const parts = new Map<number, TypedArray>();
   for (const device of current.device.localDevices) {
-    const ranges = shape.map((size, d) => localRange(mesh, size, dims[d], device));
+    const ranges = shape.map((size, d) => localRange(grid, size, dims[d], device));
     const index = { start: ranges.map(({ start }) => start), shape: ranges.map(({ count }) => count) };
     const key = `${index.start} ${index.shape}`;
     let raw = made.get(key);
@@ -62,7 +63,7 @@ export async function tensorFromCallback(
     }
     parts.set(device, raw);
   }
-  return new Tensor(current.uploadParts({ dtype, shape: [...shape] }, dims, parts));
+  return new Tensor(current.uploadParts({ dtype, shape: [...shape] }, dims, grid, parts));
 }
 
 function toRaw(dtype: DType, given: TypedArray): TypedArray {
