@@ -5,7 +5,7 @@ import { compare, formatComparison, type PeerName, peerNames } from "./compare.j
 import { attentionBenchmark, fusionBenchmark, matmulBenchmark } from "./kernels.js";
 import type { Result } from "./measure.js";
 import { planBenchmark } from "./plan.js";
-import { dispatchUs, traceBenchmark } from "./record.js";
+import { dispatchUs, replayBenchmark, traceBenchmark } from "./record.js";
 import { trainBenchmark } from "./train.js";
 
 function count(text: string): number {
@@ -58,6 +58,9 @@ bench("trace", "recording a deep decoder, and dispatch")
 bench("dispatch", "a cached step of x + 1").action(async ({ json }) =>
   print({ dispatch_us: await dispatchUs() }, json),
 );
+bench("replay", "host time of a compiled training step")
+  .option("--config <name>", presetNames.join(", "), config, "15m")
+  .action(async ({ json, ...options }) => print(await replayBenchmark(options), json));
 bench("fusion", "silu(x) * y + x against the machine's copy bandwidth").action(async ({ json }) =>
   print(await fusionBenchmark(), json),
 );

@@ -1,4 +1,4 @@
-import { type Batches, F, noGrad, optim, sync, type Tensor } from "@lazuli/lazy-tensor";
+import { type Batches, F, noGrad, optim, type Placement, sync, type Tensor } from "@lazuli/lazy-tensor";
 import { RunError } from "./cli.js";
 import type { Llama } from "./model.js";
 
@@ -14,8 +14,8 @@ export interface LoopOptions {
   readonly lossScale: number;
   /** Steps already taken. */
   readonly start?: number;
-  /** Lays a batch of ids out over the mesh. */
-  readonly place?: (ids: Tensor) => Tensor;
+  /** Where a batch of ids lies over the mesh. */
+  readonly placement?: Placement | null;
 }
 
 export interface StepReport {
@@ -32,7 +32,7 @@ export async function* train(
   model: Llama,
   optimizer: optim.AdamW,
   data: Batches,
-  { steps, schedule, clip, gradAccum, lossScale, start = 0, place = (ids) => ids }: LoopOptions,
+  { steps, schedule, clip, gradAccum, lossScale, start = 0, placement = null }: LoopOptions,
 ): AsyncGenerator<StepReport> {
   const params = model.parameters();
   for (let step = start; step < steps; step++) {
@@ -40,7 +40,7 @@ export async function* train(
     optimizer.lr = schedule(step);
     let total = 0;
     for (let part = 0; part < gradAccum; part++) {
-      using ids = place(await data.at(step * gradAccum + part));
+      using ids = await data.at(step * gradAccum + part, placement);
       const logits = model.forward(ids.slice(1, 0, -1));
       using loss = F.crossEntropy(logits, ids.slice(1, 1));
       loss.mul(lossScale / gradAccum).backward();

@@ -1,5 +1,8 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 
@@ -105,6 +108,30 @@ describe.skipIf(missing !== "")("processes", () => {
       expect(threads.out.split("\n")).toHaveLength(nprocs + 2);
     },
   );
+
+  it("save what others on another mesh go on from", { timeout: 120_000 }, async () => {
+    if (!alone.has("b")) alone.set("b", run(process.execPath, [train, ...model("b")]));
+    const expected = lossesOf(await (alone.get("b") as Promise<Ended>));
+    const folder = await mkdtemp(join(tmpdir(), "lazuli-mpi-"));
+    try {
+      const flags = [...model("b"), "--save", folder, "--mesh", "fsdp=2", "--strategy", "fsdp"];
+      flags[flags.indexOf("--steps") + 1] = "3";
+      const first = await job(2, train, flags);
+      expect(first.code, first.err).toBe(0);
+      const [, , ...rest] = model("b"); // the weights are the checkpoint's
+      const mesh = ["--mesh", "data=2,tensor=2", "--strategy", "ddp,tp"];
+      const second = await job(4, train, [...rest, "--resume", folder, ...mesh]);
+      expect(second.code, second.err).toBe(0);
+      const lines = second.out.trimEnd().split("\n").slice(0, 3);
+      lines.forEach((line, i) => {
+        const { step, loss } = JSON.parse(line);
+        expect(step).toBe(i + 4);
+        expect(Math.abs(loss - expected[i + 3]) / expected[i + 3], line).toBeLessThan(1e-5);
+      });
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
 
   it("that record different operations are told so, by op and rank", { timeout: 60_000 }, async () => {
     const { code, out, seconds } = await job(2, `${ranks}diverge.mjs`);

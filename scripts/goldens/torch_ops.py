@@ -44,17 +44,25 @@ def iota(dim, shape, dtype):
     return torch.arange(shape[dim]).reshape(along).expand(shape).to(DTYPES[dtype])
 
 
-def draw(numbers, key, stream, shape):
-    return torch.from_numpy(numbers(key.tolist(), stream, math.prod(shape))).reshape(shape)
+def draw(numbers, key, first, stream, shape, whole):
+    """The numbers of the elements from element `first` of `whole` on, `shape` of them along its dims."""
+    index = torch.full((), 0 if first is None else int(first))
+    for dim, size in enumerate(shape):
+        index = index.unsqueeze(-1) + torch.arange(size) * math.prod(whole[dim + 1 :])
+    return torch.from_numpy(np.asarray(numbers(key.tolist(), stream, index.numpy().astype(np.uint64))))
 
 
 OPS["input"] = lambda x: x
 OPS["result"] = lambda x, index: x[index]
 OPS["detach"] = lambda x: x.detach()
-OPS["random_uniform"] = lambda key, stream, shape, dtype: draw(philox.uniform, key, stream, shape)
-OPS["random_normal"] = lambda key, stream, shape, dtype: draw(philox.normal, key, stream, shape)
-OPS["bernoulli"] = lambda key, p, stream, shape, dtype: (
-    (draw(philox.uniform, key, stream, shape) < float(np.float32(p))).to(DTYPES[dtype])
+OPS["random_uniform"] = lambda key, first=None, *, stream, shape, whole, dtype: (
+    draw(philox.uniform, key, first, stream, shape, whole)
+)
+OPS["random_normal"] = lambda key, first=None, *, stream, shape, whole, dtype: (
+    draw(philox.normal, key, first, stream, shape, whole)
+)
+OPS["bernoulli"] = lambda key, first=None, *, p, stream, shape, whole, dtype: (
+    (draw(philox.uniform, key, first, stream, shape, whole) < float(np.float32(p))).to(DTYPES[dtype])
 )
 
 # --- elementwise ---------------------------------------------------------------------------------------------------

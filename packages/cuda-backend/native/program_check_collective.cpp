@@ -42,6 +42,9 @@ void checkOrder(const NodeCheck& check, std::span<const int64_t> order, int64_t 
   }
 }
 
+/// Whether the op can be started and waited for apart.
+bool isTransfer(Op op) { return hasMesh(op) && op != Op::shard_slice && op != Op::axis_index; }
+
 /// Devices of the node's group.
 int64_t groupSize(const NodeCheck& check) {
   const std::span<const int64_t> sizes = meshSizes(mesh(check.node));
@@ -89,6 +92,7 @@ void checkPairs(const NodeCheck& check, int64_t group) {
 }  // namespace
 
 std::vector<TensorType> collectiveTypes(const NodeCheck& check) {
+  if (check.node.op == Op::collective_done) return {check[0]};
   const int64_t group = groupSize(check);
   if (check.node.op == Op::axis_index) return {{DType::i32, {}}};
   TensorType type = check[0];
@@ -121,6 +125,36 @@ std::vector<TensorType> collectiveTypes(const NodeCheck& check) {
       check.fail("is not known to this device");
   }
   return {type};
+}
+
+void checkStarted(const Program& program) {
+  std::vector<int64_t> doneOf(program.values.size(), -1);  // by value: the node that waits for it
+  const auto fail = [](const Node& node, size_t position, const std::string& what) {
+    throw ProgramError("[" + std::string(name(node.op)) + "] " + what, static_cast<int64_t>(position));
+  };
+  for (size_t n = 0; n < program.nodes.size(); n++) {
+    const Node& node = program.nodes[n];
+    if (node.op != Op::collective_done) continue;
+    const int32_t maker = program.values[node.operands[0]].node;
+    if (maker < 0 || !isTransfer(program.nodes[static_cast<size_t>(maker)].op))
+      fail(node, n, "waits for no collective");
+    if (program.nodes[static_cast<size_t>(maker)].operands[0] != node.operands[1])
+      fail(node, n, "names a source that the collective does not read");
+    doneOf[node.operands[0]] = static_cast<int64_t>(n);
+  }
+  for (size_t n = 0; n < program.nodes.size(); n++) {
+    const Node& node = program.nodes[n];
+    for (size_t k = 0; k < node.operands.size(); k++) {
+      const int64_t done = doneOf[node.operands[k]];
+      if (done >= 0 && (done != static_cast<int64_t>(n) || k != 0))
+        fail(node, n, "reads a collective that is under way until node " + std::to_string(done));
+    }
+  }
+  for (ValueId output : program.outputs) {
+    if (doneOf[output] >= 0)
+      throw ProgramError("an output is a collective that is under way until node " +
+                         std::to_string(doneOf[output]));
+  }
 }
 
 void checkMeshes(const Program& program, int64_t devices) {

@@ -13,6 +13,9 @@ namespace {
 // - eager: a step that frees more than it makes runs as soon as its operands are there (an optimizer's
 // update, which ends
 //   the life of a gradient, straight after that gradient).
+// Where a collective is started and waited for apart, neither of the two moves past what the program has
+// there: the partitioner placed them for what computes in between. Every device orders its collectives alike,
+// because all order the same steps.
 
 using Order = std::vector<uint32_t>;
 
@@ -67,7 +70,8 @@ class Scheduler {
       for (size_t i = 1; i < storage.values.size(); i++) {
         uint32_t writer = static_cast<uint32_t>(producer_[storage.values[i]]);
         for (uint32_t reader : readers_[storage.values[i - 1]]) {
-          if (reader != writer) before_[writer].push_back(reader);
+          const Step& step = lowered_.steps[writer];
+          if (reader != writer && !lowered_.steps[reader].isDoneOf(step)) before_[writer].push_back(reader);
         }
       }
     }
@@ -81,6 +85,7 @@ class Scheduler {
     beforeEager_.resize(count_);
     for (uint32_t s = 0; s < count_; s++) {
       const Step& step = lowered_.steps[s];
+      if (step.transfer != Transfer::none) continue;
       size_t made = 0, freed = 0, freedOfOthers = 0;
       for (ValueId v : step.writes) made += inArena(v) ? alignUp(lowered_.values[v].bytes()) : 0;
       std::vector<ValueId> dying;

@@ -10,6 +10,7 @@ export {
   type CollectiveName,
   collectiveNames,
   groupSize,
+  isTransfer,
   meshSizes,
   type ReductionKind,
 } from "./ops/collective.js";

@@ -28,6 +28,8 @@ export class Node {
   readonly id: number;
   /** How many recorded nodes consume this one; a node nothing consumes is a sink. */
   useCount = 0;
+  /** Whether any recorded node reads this one, be it counted as a use or not. */
+  isRead = false;
   /** True where a gradient may flow through this node to a leaf. */
   requiresGrad = false;
   /** True for the node of a tensor whose `.grad` backward fills. */
@@ -143,6 +145,7 @@ export function apply(op: OpDef, inputs: readonly Node[], attrs: Attrs): Node {
   let part: Part | null = null;
   for (let i = 0; i < inputs.length; i++) {
     if (countsUses) inputs[i].useCount++;
+    inputs[i].isRead = true;
     requiresGrad ||= inputs[i].requiresGrad;
     const other = inputs[i].part;
     if (other !== null) part = part === null ? other : joinParts(part, other);

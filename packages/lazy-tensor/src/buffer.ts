@@ -10,8 +10,6 @@ let nextId = 1;
 export class DeviceBuffer {
   readonly id = nextId++;
   state: BufferState = "live";
-  /** Settles when the run that fills the buffer has; null for uploads. */
-  filled: Promise<unknown> | null = null;
 
   /** The parameter, buffer or optimizer state whose value it is. */
   owner: { readonly name: string } | null = null;
@@ -44,6 +42,13 @@ export class DeviceBuffer {
     if (this.mesh === mesh || !this.mesh || !mesh || !this.dims) return false;
     return !hasSameParts(this.mesh, this.type.shape, this.dims, mesh);
   }
+
+  /** What stands for the value that a buffer had before it was overwritten. */
+  static gone({ type, dims, pool, mesh }: DeviceBuffer): DeviceBuffer {
+    const buffer = new DeviceBuffer(type, dims, pool, mesh);
+    buffer.state = "donated";
+    return buffer;
+  }
 }
 
 /**
@@ -73,9 +78,9 @@ export class BufferPool {
     this.discard(buffer.id);
   }
 
-  /** The buffer now belongs to the program that was given it. */
-  donate(buffer: DeviceBuffer): void {
-    buffer.state = "donated";
+  /** The device does not have the buffer: it went to the program that was given it, or never came to be. */
+  forget(buffer: DeviceBuffer, state: BufferState = "freed"): void {
+    buffer.state = state;
     this.registry.unregister(buffer);
   }
 

@@ -61,6 +61,9 @@ export function attachDebug(events: Events): void {
     printCompile(event);
     if (level >= 4 && event.info.text) print(event.info.text);
   });
+  events.record$.subscribe(({ name, reason, unrepeatable }) =>
+    print(`recorded ${name}: ${reason}${unrepeatable ? `; cannot be repeated: ${unrepeatable}` : ""}`),
+  );
   events.step$.subscribe((event) => printStep(event, level));
   if (level >= 3) events.pass$.subscribe(printPass);
 }

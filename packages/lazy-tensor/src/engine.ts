@@ -1,4 +1,4 @@
-import type { NativeDevice, RunResult } from "@lazuli/cuda-backend";
+import type { Ids, NativeDevice, RunResult } from "@lazuli/cuda-backend";
 import {
   closeGraph,
   encodeNodes,
@@ -26,11 +26,12 @@ import {
 import { inject, injectable } from "tsyringe";
 import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
+import { watchedBy, watcher } from "./compile/watcher.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError } from "./errors.js";
-import type { Events, StepEvent } from "./events.js";
+import type { Events } from "./events.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
-import { type EngineOptions, TOKENS } from "./options.js";
+import { type Communication, checkedCommunication, type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
 import { type CachedProgram, explainMiss, ProgramCache, summarize } from "./program_cache.js";
 
@@ -54,6 +55,23 @@ export interface GradHolder {
   readonly gradLayout: Dims | null;
 }
 
+/** A step as it was taken, for repeating it. */
+export interface TakenStep {
+  /** Null where nothing had to be computed. */
+  readonly program: CachedProgram | null;
+  /** What the program reads, in its order, and whether it takes over the memory. */
+  readonly inputs: readonly Node[];
+  readonly donated: readonly boolean[];
+  /** What it computes, in its order. */
+  readonly outputs: readonly Node[];
+  /** State and other tensors that were given a new value. */
+  readonly holders: readonly Holder[];
+  /** Those whose gradients were filled. */
+  readonly gradHolders: readonly GradHolder[];
+  /** The key that random numbers were drawn with. */
+  readonly randomKey: Node | null;
+}
+
 /**
  * The pending lazy graph and the step that computes it. What a step keeps is decided by rule, never by the garbage
  * collector (docs/architecture.md, "Step roots").
@@ -74,6 +92,8 @@ export class Engine {
   private warnedPending = false;
   private programs = 0;
   private inFlight: Promise<unknown> = Promise.resolve();
+  /** Runs of repeated steps that nobody waits for yet: the next step tells of their failures. */
+  private readonly unreported = new Set<Promise<void>>();
   /** Meshes whose axes are made of those of the engine's. */
   private readonly served = new WeakSet<Mesh>();
   private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
@@ -81,6 +101,8 @@ export class Engine {
   profiling = debugLevel() >= 2;
   /** How attention over a sequence that is divided is computed: of the programs compiled from now on. */
   contextParallel: ContextParallel;
+  /** How collectives are placed: of the programs compiled from now on. */
+  communication: Communication;
 
   constructor(
     @inject(TOKENS.device) readonly device: NativeDevice,
@@ -91,6 +113,8 @@ export class Engine {
     this.cache = new ProgramCache(options.cacheCapacity, (program) => device.release(program.executable));
     this.randomState.seed = options.seed;
     this.contextParallel = options.contextParallel;
+    const { overlap, bucketBytes, prefetch } = options;
+    this.communication = checkedCommunication("configure", { overlap, bucketBytes, prefetch });
   }
 
   /** Makes this engine's pending graph the one that ops are recorded in. */
@@ -146,8 +170,20 @@ export class Engine {
   upload(type: TensorType, bytes: ArrayBufferView): Node {
     const buffer = this.pool.create(type);
     this.device.upload(buffer.id, bytes);
-    const node = withRecorder(null, () => inputOp([], { index: 0, shape: type.shape, dtype: type.dtype }));
+    return this.leaf(type, buffer);
+  }
+
+  /** A leaf that lies over the mesh: by local device the bytes of its part, padding included. */
+  uploadParts(type: TensorType, layout: Dims, parts: ReadonlyMap<number, ArrayBufferView>): Node {
+    const buffer = this.pool.create(type, layout);
+    for (const [device, bytes] of parts) this.device.upload(buffer.id, bytes, device);
+    return this.leaf(type, buffer);
+  }
+
+  private leaf({ shape, dtype }: TensorType, buffer: DeviceBuffer): Node {
+    const node = withRecorder(null, () => inputOp([], { index: 0, shape, dtype }));
     node.storage = buffer;
+    watcher?.upload();
     return node;
   }
 
@@ -186,11 +222,17 @@ export class Engine {
   /** The step's RNG key and a stream no other call of the step has. The key is an input: new numbers never recompile. */
   nextRandom(): { key: Node; stream: number } {
     const state = this.randomState;
-    if (!state.key || (state.key.storage as DeviceBuffer).state !== "live") {
-      const words = new BigInt64Array([BigInt(state.seed), BigInt(state.steps++)]);
-      state.key = this.upload({ dtype: "int64", shape: [2] }, words);
-    }
+    if (!state.key || (state.key.storage as DeviceBuffer).state !== "live") state.key = this.newRandomKey();
     return { key: state.key, stream: state.stream++ };
+  }
+
+  /** The key of a step. */
+  newRandomKey(): Node {
+    const { seed, steps } = this.randomState;
+    this.randomState.steps++;
+    return watchedBy(null, () =>
+      this.upload({ dtype: "int64", shape: [2] }, new BigInt64Array([BigInt(seed), BigInt(steps)])),
+    );
   }
 
   // --- values ------------------------------------------------------------------------------------------------------
@@ -199,22 +241,27 @@ export class Engine {
     return node.storage as DeviceBuffer | null;
   }
 
-  /** Copies the node's value out, taking a step first where it is not computed yet. */
-  async read(node: Node, target: ArrayBufferView): Promise<void> {
+  /**
+   * Copies the node's value out, taking a step first where it is not computed yet. Every process must call it for a value
+   * that lies over the mesh; those without a target take part in gathering it and no more.
+   */
+  async read(node: Node, target: ArrayBufferView | null): Promise<void> {
     if (node.storage === null) {
       this.keep(node);
       await this.step();
     }
     const buffer = node.storage as DeviceBuffer;
     this.requireLive(node, buffer);
-    if (!buffer.layout?.some((axes) => axes.length > 0)) return this.device.download(buffer.id, target);
+    const download = (id: number): Promise<void> | null => target && this.device.download(id, target);
+    if (!buffer.layout?.some((axes) => axes.length > 0)) return (await download(buffer.id)) ?? undefined;
     // Its parts are gathered by a program of its own, so that it works alike wherever the other parts are.
     const whole = withRecorder(null, () => ops.detach([node], {}));
     const layouts = new Map([[whole, replicated(node.shape.length)]]);
-    const gathered = this.runProgram([whole], new Set(), performance.now(), layouts);
+    const gathered = this.runProgram([whole], new Set(), performance.now(), layouts).done;
+    this.unreported.delete(gathered); // told here
     const copy = whole.storage as DeviceBuffer;
     try {
-      await Promise.all([gathered, this.device.download(copy.id, target)]);
+      await Promise.all([gathered, download(copy.id)]);
     } finally {
       this.pool.free(copy);
     }
@@ -247,13 +294,29 @@ export class Engine {
 
   /** Computes everything recorded that the rule of step roots keeps. Resolves when the device is done. */
   step(): Promise<void> {
+    this.takeStep();
+    const runs = [...this.unreported];
+    this.unreported.clear();
+    return Promise.all([this.inFlight, ...runs]).then(() => undefined);
+  }
+
+  /** Whether everything recorded has been computed or given up. */
+  get isSettled(): boolean {
+    const { assigned, gradHolders, kept, retired } = this;
+    return this.pendingCount + assigned.size + gradHolders.size + kept.size + retired.length === 0;
+  }
+
+  /**
+   * Begins a step. With `results` it keeps these, new values of state and gradients, and nothing else that was only shown.
+   * What fails is told by the next `step()`.
+   */
+  takeStep(results: readonly Node[] | null = null): TakenStep {
     const started = performance.now();
-    const runs: Promise<void>[] = [];
     const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));
     if (initials.size > 0) {
       const layouts = new Map<Node, Dims>();
       for (const [holder, node] of this.initials) layouts.set(node, stateLayout(holder, node));
-      runs.push(this.runProgram([...initials], new Set(), started, layouts));
+      this.runProgram([...initials], new Set(), started, layouts);
     }
     for (const [holder, node] of this.initials) {
       if (holder.committed && holder.committed !== node.storage) this.pool.free(holder.committed);
@@ -261,16 +324,71 @@ export class Engine {
     }
     this.initials.clear();
 
+    if (results) {
+      this.visible.clear();
+      this.kept = new Set(results);
+    }
+    const gradHolders = [...this.gradHolders];
+    const randomKey = this.randomState.key;
     const { roots, holders, replaced, layouts } = this.takeRoots();
-    const waiting = roots.filter((node) => node.storage === null);
-    if (waiting.length > 0) runs.push(this.runProgram(waiting, replaced, performance.now(), layouts));
+    const outputs = roots.filter((node) => node.storage === null);
+    const ran =
+      outputs.length > 0
+        ? this.runProgram(outputs, replaced, performance.now(), layouts)
+        : { program: null, inputs: [], donated: [] };
     // State that was overwritten without being read is no input of the program: its memory is given back here.
     for (const buffer of replaced) this.pool.free(buffer);
     for (const node of this.retired.splice(0)) this.free(node);
     for (const holder of holders) this.commit(holder);
-    const done = Promise.all([this.inFlight, ...runs]).then(() => undefined);
-    this.inFlight = done.catch(() => undefined);
-    return done;
+    return { ...ran, outputs, holders, gradHolders, randomKey };
+  }
+
+  /** Whether the cache has the program still; marks it as used. */
+  hasProgram(program: CachedProgram): boolean {
+    return this.cache.use(program);
+  }
+
+  /** Runs a program of a step once more; `made` are the outputs that are new. What fails is told by the next `step()`. */
+  repeat(
+    program: CachedProgram,
+    inputs: Float64Array,
+    outputs: Float64Array,
+    made: readonly DeviceBuffer[],
+  ): void {
+    const started = performance.now();
+    const done = this.start(program, inputs, outputs, made);
+    this.follow(this.watch(done, program, null, true, performance.now() - started, null));
+  }
+
+  private start(program: CachedProgram, inputs: Ids, outputs: Ids, made: readonly DeviceBuffer[]) {
+    try {
+      return this.device.run(program.executable, inputs, outputs, this.profiling);
+    } catch (error) {
+      // Refused: the device knows nothing of these buffers, and is not to be told of their end.
+      for (const buffer of made) this.pool.forget(buffer);
+      throw error;
+    }
+  }
+
+  private follow(done: Promise<void>): void {
+    this.unreported.add(done);
+    this.inFlight = done.then(
+      () => this.unreported.delete(done),
+      () => undefined,
+    );
+  }
+
+  /** A value that a repeated step is about to compute. */
+  createBuffer(type: TensorType, layout: Dims | null): DeviceBuffer {
+    return this.pool.create(type, layout);
+  }
+
+  freeBuffer(buffer: DeviceBuffer): void {
+    this.pool.free(buffer);
+  }
+
+  donateBuffer(buffer: DeviceBuffer): void {
+    this.pool.forget(buffer, "donated");
   }
 
   /** The holder's value is computed, or on its way: its buffer is the holder's until the next. */
@@ -326,7 +444,7 @@ export class Engine {
     donated: ReadonlySet<DeviceBuffer>,
     started: number,
     layouts: ReadonlyMap<Node, Dims>,
-  ): Promise<void> {
+  ): { program: CachedProgram; inputs: readonly Node[]; donated: readonly boolean[]; done: Promise<void> } {
     const isInput = (node: Node): boolean => node.storage !== null;
     const isDonated = (node: Node): boolean => donated.has(node.storage as DeviceBuffer);
     const nodes = reachable(roots, isInput);
@@ -341,6 +459,7 @@ export class Engine {
       ? keyOnMesh(encoded.words, {
           mesh,
           contextParallel: this.contextParallel,
+          communication: this.communication,
           inputs: encoded.inputs,
           roots,
           layouts,
@@ -359,25 +478,28 @@ export class Engine {
     const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
     const agreed = cached ? null : this.agree(program);
     agreed?.catch(() => {}); // awaited by watch, after the run
-    const done = this.device.run(
-      program.executable,
+    const done = this.start(
+      program,
       inputBuffers.map((buffer) => buffer.id),
       outputBuffers.map((buffer) => buffer.id),
-      this.profiling,
+      outputBuffers,
     );
-    for (const buffer of inputBuffers) if (donated.has(buffer)) this.pool.donate(buffer);
+    for (const buffer of inputBuffers) if (donated.has(buffer)) this.pool.forget(buffer, "donated");
     roots.forEach((node, i) => {
       node.storage = outputBuffers[i];
       if (node.isLeaf || !node.requiresGrad) node.inputs = [];
     });
     const ends = { inputs: inputBuffers, outputs: outputBuffers };
-    return this.watch(done, program, ends, cached, performance.now() - started, agreed);
+    const settled = this.watch(done, program, ends, cached, performance.now() - started, agreed);
+    this.follow(settled);
+    const taken = inputBuffers.map((buffer) => donated.has(buffer));
+    return { program, inputs: encoded.inputs, donated: taken, done: settled };
   }
 
   private async watch(
     done: Promise<RunResult>,
     program: CachedProgram,
-    ends: Pick<StepEvent, "inputs" | "outputs">,
+    ends: { readonly inputs: readonly DeviceBuffer[]; readonly outputs: readonly DeviceBuffer[] } | null,
     cached: boolean,
     hostMs: number,
     agreed: Promise<void> | null,
@@ -390,6 +512,11 @@ export class Engine {
     } catch (error) {
       throw placeError(error, program.places);
     }
+    // Of outputs the owners are known by now. A repeated step has the names of the step that it repeats.
+    if (ends && (!cached || this.events.step$.observed)) {
+      const names = (buffers: readonly DeviceBuffer[]): string[] => buffers.map(({ name }) => name);
+      program.names = { inputs: names(ends.inputs), outputs: names(ends.outputs) };
+    }
     this.events.step$.next({
       program: program.number,
       cached,
@@ -399,7 +526,8 @@ export class Engine {
       endUs: result.endUs,
       info: program.info,
       graph: program.graph,
-      ...ends,
+      inputNames: program.names.inputs,
+      outputNames: program.names.outputs,
       kernels: result.kernels,
     });
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
@@ -413,7 +541,7 @@ export class Engine {
     try {
       const whole = withRecorder(null, () => ops.detach([node], {}));
       const layouts = new Map([[whole, replicated(node.shape.length)]]);
-      this.runProgram([whole], new Set(), performance.now(), layouts).catch(() => {}); // what reads it fails too
+      this.runProgram([whole], new Set(), performance.now(), layouts);
       node.storage = whole.storage;
     } finally {
       this.pool.mesh = finer;
@@ -457,8 +585,9 @@ export class Engine {
     let outputLayouts: readonly Dims[] | null = null;
     const mesh = this.mesh;
     if (mesh) {
-      const { contextParallel } = this;
-      const parts = partitionForMesh(graph, { mesh, contextParallel, inputs, roots, layouts }, passOptions);
+      const { contextParallel, communication } = this;
+      const ends = { mesh, contextParallel, communication, inputs, roots, layouts };
+      const parts = partitionForMesh(graph, ends, passOptions);
       graph = parts.graph;
       outputLayouts = parts.outputs;
     }
@@ -497,6 +626,7 @@ export class Engine {
       summary,
       outputLayouts,
       graph: mesh ? graph : null,
+      names: { inputs: [], outputs: [] },
     };
   }
 }

@@ -29,11 +29,19 @@ export {
   type SubmeshAxes,
 } from "@lazuli/sharding";
 export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
+export { type CompileOptions, compile } from "./compile/compile.js";
 export * from "./creation.js";
 export * from "./data/index.js";
 export { Engine } from "./engine.js";
 export * from "./errors.js";
-export { type CompileEvent, Events, type MemoryEvent, type PassEvent, type StepEvent } from "./events.js";
+export {
+  type CompileEvent,
+  Events,
+  type MemoryEvent,
+  type PassEvent,
+  type RecordEvent,
+  type StepEvent,
+} from "./events.js";
 export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
 export { cat, einsum, stack, where } from "./functions.js";
 export * from "./io/index.js";

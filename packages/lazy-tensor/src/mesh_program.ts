@@ -20,17 +20,20 @@ import {
   decodeDims,
   encodeDims,
   type Mesh,
+  overlapCollectives,
   type Partitioned,
   partition,
   replicated,
   splitSizes,
 } from "@lazuli/sharding";
 import type { DeviceBuffer } from "./buffer.js";
+import type { Communication } from "./options.js";
 
 /** The ends of a recorded program and how they lie over the mesh. */
 export interface MeshEnds {
   readonly mesh: Mesh;
   readonly contextParallel: ContextParallel;
+  readonly communication: Communication;
   /** Computed values that the program reads, each with its buffer. */
   readonly inputs: readonly Node[];
   readonly roots: readonly Node[];
@@ -80,7 +83,7 @@ export const meshInputs = (graph: Graph): { mesh: Mesh; inputs: readonly Dims[] 
 /** The program of one device, and how its outputs lie. */
 export function partitionForMesh(
   graph: Graph,
-  { mesh, contextParallel, inputs, roots, layouts }: MeshEnds,
+  { mesh, contextParallel, communication, inputs, roots, layouts }: MeshEnds,
   options: RunPassesOptions,
 ): Partitioned {
   let outputs: readonly Dims[] = [];
@@ -99,18 +102,20 @@ export function partitionForMesh(
     outputs = parts.outputs;
     return parts.graph;
   };
-  return {
-    graph: runPasses(graph, [spmd, cse, simplify, dce, combineSmallSums], { ...options, onPass }),
-    outputs,
-  };
+  const overlap = (local: Graph): Graph => overlapCollectives(local, communication);
+  const passes = [spmd, cse, simplify, dce, combineSmallSums, ...(communication.overlap ? [overlap] : [])];
+  return { graph: runPasses(graph, passes, { ...options, onPass }), outputs };
 }
 
 /** The recorded program and where its ends lie: what a program compiled for a mesh depends on. */
 export function keyOnMesh(
   words: Uint32Array,
-  { mesh, contextParallel, inputs, roots, layouts }: MeshEnds,
+  { mesh, contextParallel, communication, inputs, roots, layouts }: MeshEnds,
 ): Uint32Array {
+  const { overlap, bucketBytes, prefetch } = communication;
   const more = [...mesh.attr, contextParallels.indexOf(contextParallel)];
+  if (overlap) more.push(1, bucketBytes >>> 0, Math.floor(bucketBytes / 2 ** 32) >>> 0, prefetch);
+  else more.push(0);
   for (const node of inputs) more.push(...encodeDims(layoutOf(node)));
   for (const root of roots) {
     const layout = layouts.get(root);

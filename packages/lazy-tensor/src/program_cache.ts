@@ -27,6 +27,8 @@ export interface CachedProgram {
   readonly outputLayouts: readonly Dims[] | null;
   /** On a mesh, the program of one device. */
   readonly graph: Graph | null;
+  /** By input and by output the parameter or other state whose value it was when the program ran, "" for none. */
+  names: { readonly inputs: readonly string[]; readonly outputs: readonly string[] };
 }
 
 /** A recorded program in a few words. */
@@ -174,6 +176,14 @@ export class ProgramCache {
     else this.byHash.set(hash, [program]);
     this.touch(program, hash);
     if (this.used.size > this.capacity) this.evictOldest();
+  }
+
+  /** Marks a program as used; false where it has been let go. */
+  use(program: CachedProgram): boolean {
+    const hash = this.used.get(program);
+    if (hash === undefined) return false;
+    this.touch(program, hash);
+    return true;
   }
 
   get size(): number {

@@ -1,5 +1,6 @@
 import "reflect-metadata";
 import { openDevice } from "@lazuli/cuda-backend";
+import { overlapDefaults } from "@lazuli/sharding";
 import { type DependencyContainer, instanceCachingFactory, container as root } from "tsyringe";
 import { attachDebug, debugLevel } from "./debug.js";
 import { Engine } from "./engine.js";
@@ -39,6 +40,9 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     wantText: debugLevel() >= 4,
     supports: (op) => op.lower !== "composite",
     contextParallel: "ulysses",
+    overlap: true,
+    bucketBytes: overlapDefaults.bucketBytes,
+    prefetch: overlapDefaults.prefetch,
     ...engine,
   });
   container.register(TOKENS.device, {

@@ -13,6 +13,7 @@ import {
 import { type Dims, decodeDims, type PartitionSpec, specOf, splitSizes } from "@lazuli/sharding";
 import { type BackwardOptions, backward } from "./autograd.js";
 import type { DeviceBuffer } from "./buffer.js";
+import { watcher } from "./compile/watcher.js";
 import type { Holder } from "./engine.js";
 import { TensorError } from "./errors.js";
 import { engine } from "./runtime.js";
@@ -27,11 +28,10 @@ export type NestedArray<T> = T | NestedArray<T>[];
  * Follows torch.Tensor, in camelCase.
  */
 export class Tensor implements Holder {
-  /** The gradient that `backward()` accumulated; null before it and after `zeroGrad()`. As torch.Tensor.grad. */
-  grad: Tensor | null = null;
   /** Name of a parameter or buffer in its module; empty for others. */
   name = "";
   private current: Node;
+  private gradient: Tensor | null = null;
   /** Stands for the value while a wrapper's forward runs: a fully sharded parameter, gathered. */
   private shown: Node | null = null;
   isState = false;
@@ -49,12 +49,44 @@ export class Tensor implements Holder {
 
   /** The recorded node that stands for the tensor's present value. */
   get node(): Node {
+    if (watcher !== null) watcher.read(this);
     const node = this.shown ?? this.current;
     return Tensor.reading ? Tensor.reading(node) : node;
   }
 
   /** While a function on parts is recorded: what stands for a value that is read. */
   static reading: ((node: Node) => Node) | null = null;
+
+  /** For `compile`: the tensor's own node, which no wrapper's stands for. */
+  static nodeOf(tensor: Tensor): Node {
+    return tensor.current;
+  }
+
+  /** For `compile`: the gradient, unnoticed. */
+  static gradOf(tensor: Tensor): Tensor | null {
+    return tensor.gradient;
+  }
+
+  /** For `compile`: gives a tensor the value that a step computed, as the recorded assignment did. */
+  static give(tensor: Tensor, node: Node): void {
+    const { isLeaf, requiresGrad } = tensor.current;
+    tensor.current = node;
+    tensor.committed = node.storage as DeviceBuffer;
+    if (!isLeaf) return;
+    node.isLeaf = true;
+    node.requiresGrad = requiresGrad;
+    leafOwners.set(node, tensor);
+  }
+
+  /** The gradient that `backward()` accumulated; null before it and after `zeroGrad()`. As torch.Tensor.grad. */
+  get grad(): Tensor | null {
+    if (watcher !== null) watcher.grad(this);
+    return this.gradient;
+  }
+  set grad(grad: Tensor | null) {
+    if (watcher !== null) watcher.grad(this);
+    this.gradient = grad;
+  }
 
   /** Runs `fn` with `node` standing for each tensor's value. */
   static showing<T>(stands: ReadonlyMap<Tensor, Node>, fn: () => T): T {
@@ -175,7 +207,7 @@ export class Tensor implements Holder {
 
   /** The same value with no gradient history. As torch.Tensor.detach, but a snapshot: later updates do not show. */
   detach(): Tensor {
-    return withoutUses(() => new Tensor(ops.detach([this.current], {})));
+    return withoutUses(() => new Tensor(ops.detach([this.node], {})));
   }
 
   /** A copy with a buffer of its own, that later updates of this tensor leave alone. */

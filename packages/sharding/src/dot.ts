@@ -1,5 +1,4 @@
-import { dce, type Graph, type Node, toDot } from "@lazuli/fx-trace";
-import { isCollective } from "./explain.js";
+import { dce, type Graph, isTransfer, type Node, toDot } from "@lazuli/fx-trace";
 import { formatLayout, layoutsOf } from "./layouts.js";
 import type { Mesh } from "./mesh.js";
 import type { Dims } from "./spec.js";
@@ -23,7 +22,7 @@ export function shardingDot(graph: Graph, mesh: Mesh, { inputs, names = [] }: Sh
   const layouts = layoutsOf(live, inputs);
   const axesOf = (node: Node): string =>
     (node.attrs.axes as readonly number[]).map((axis) => mesh.axisNames[axis]).join(" ");
-  const groups = [...new Set(live.nodes.filter(isCollective).map(axesOf))];
+  const groups = [...new Set(live.nodes.filter(isTransfer).map(axesOf))];
   const fillOf = (axes: string): string => fills[groups.indexOf(axes) % fills.length];
   return toDot(live, {
     title: String(mesh),
@@ -31,11 +30,11 @@ export function shardingDot(graph: Graph, mesh: Mesh, { inputs, names = [] }: Sh
       const name = node.op.name === "input" ? names[node.attrs.index as number] : "";
       const [layout] = layouts.get(node) ?? [];
       const text = layout && node.shape.length + layout.open.length > 0 ? formatLayout(mesh, layout) : "";
-      return [name, isCollective(node) ? `over ${axesOf(node)}` : "", text].filter(Boolean);
+      return [name, isTransfer(node) ? `over ${axesOf(node)}` : "", text].filter(Boolean);
     },
     hidden: ["mesh", "axes", "index", "shape", "dtype"],
     style: (node): Record<string, string> => {
-      if (isCollective(node)) return { style: "filled", fillcolor: fillOf(axesOf(node)) };
+      if (isTransfer(node)) return { style: "filled", fillcolor: fillOf(axesOf(node)) };
       return node.op.name === "input" ? { style: "rounded" } : {};
     },
   });

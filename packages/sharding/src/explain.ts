@@ -1,4 +1,5 @@
-import { dce, dtypeInfo, formatType, type Graph, type Node, sizeOf } from "@lazuli/fx-trace";
+import { dce, formatType, type Graph, isTransfer, type Node, sizeOf } from "@lazuli/fx-trace";
+import { flopsOf, sentBytes } from "./cost.js";
 import type { Mesh } from "./mesh.js";
 
 /** Collectives of one kind that a program runs at one place. */
@@ -9,6 +10,10 @@ export interface CollectiveRow {
   /** What one device sends in one run of the program, all `times` together, by the usual ring algorithms. */
   readonly bytes: number;
   readonly times: number;
+  /** Whether it is started before its value is needed, and the device computes meanwhile. */
+  readonly isAsync: boolean;
+  /** FLOPs of products and attention between start and end, all `times` together: what it can hide behind. */
+  readonly hiddenFlops: number;
   /** Module path of the op that it is run for. */
   readonly scope: string;
   /** Of the operand, on one device: `float32[8, 16]`. */
@@ -16,20 +21,6 @@ export interface CollectiveRow {
   /** What it is there for: `partial sums of dot_general in blocks.0.mlp`. */
   readonly why: string;
 }
-
-/** Bytes that one of `n` devices sends, by the bytes of its operand (Thakur et al. 2005; as NCCL's ring algorithms). */
-const sent: Readonly<Record<string, (bytes: number, n: number, node: Node) => number>> = {
-  all_reduce: (bytes, n) => (2 * (n - 1) * bytes) / n,
-  all_gather: (bytes, n) => (n - 1) * bytes,
-  reduce_scatter: (bytes, n) => ((n - 1) * bytes) / n,
-  all_to_all: (bytes, n) => ((n - 1) * bytes) / n,
-  collective_permute: (bytes, _, { attrs }) => {
-    const pairs = attrs.pairs as readonly number[];
-    return pairs.some((member, i) => i % 2 === 1 && member !== pairs[i - 1]) ? bytes : 0;
-  },
-};
-
-export const isCollective = ({ op }: Node): boolean => op.name in sent;
 
 const partials: Readonly<Record<string, string>> = {
   sum: "partial sums",
@@ -83,11 +74,11 @@ class Users {
   }
 }
 
-const isView = ({ op }: Node): boolean =>
-  op.lower === "view" || op.name === "cast" || op.name === "detach" || op.name === "result";
+const views = new Set(["cast", "detach", "result", "collective_done"]);
+const isView = ({ op }: Node): boolean => op.lower === "view" || views.has(op.name);
 /** Ops that pass elements on, each where it is or to another place. */
 const passesOn = (node: Node): boolean =>
-  isView(node) || node.op.lower === "elementwise" || node.op.name in sent || node.op.name === "shard_slice";
+  isView(node) || node.op.lower === "elementwise" || isTransfer(node) || node.op.name === "shard_slice";
 
 /** The operand that the elements come from: the largest, of a `where` the value that is kept. */
 function mainOperand({ inputs }: Node): Node {
@@ -128,7 +119,7 @@ function readerOf(value: Node, users: Users): string {
     const [first] = users.of(node);
     const output = users.output(node);
     if (!first) return output ?? "nothing";
-    if (!isView(first.user) && !(first.user.op.name in sent)) return at(first.user);
+    if (!isView(first.user) && !isTransfer(first.user)) return at(first.user);
     node = first.user;
   }
 }
@@ -163,6 +154,22 @@ function merged(whys: readonly string[]): string {
   return different.length <= 1 ? different.join() : `${different[0]}; and ${different.length - 1} more`;
 }
 
+/** Of collectives that are only started, the FLOPs until their value is waited for. */
+function hiddenFlops({ nodes }: Graph): Map<Node, number> {
+  const before = new Map<Node, number>();
+  const hidden = new Map<Node, number>();
+  let flops = 0;
+  for (const node of nodes) {
+    if (isTransfer(node)) before.set(node, flops);
+    if (node.op.name === "collective_done") {
+      const [value] = node.inputs;
+      hidden.set(value, flops - (before.get(value) as number));
+    }
+    flops += flopsOf(node);
+  }
+  return hidden;
+}
+
 /**
  * The communication of a partitioned (local) graph, most bytes first: collectives of the same op, axes, scope and type
  * are one row. What no output needs is not run, and not counted. `names` are what `why` calls inputs and outputs.
@@ -170,40 +177,53 @@ function merged(whys: readonly string[]): string {
 export function explainSharding(graph: Graph, mesh: Mesh, names: EndNames = {}): CollectiveRow[] {
   const live = dce(graph);
   const users = new Users(live, names);
+  const hidden = hiddenFlops(live);
   const rows = new Map<string, { row: CollectiveRow; whys: string[] }>();
   for (const node of live.nodes) {
-    const formula = sent[node.op.name];
-    if (!formula) continue;
+    if (!isTransfer(node)) continue;
     const positions = node.attrs.axes as readonly number[];
     const axes = positions.map((axis) => mesh.axisNames[axis]);
     const { shape, dtype } = node.inputs[0];
-    const bytes = formula(sizeOf(shape) * dtypeInfo[dtype].sizeBytes, mesh.sizeOf(positions), node);
+    const bytes = sentBytes(node);
+    const isAsync = hidden.has(node);
+    const hiddenFlops = hidden.get(node) ?? 0;
     const type = formatType({ shape, dtype });
     const { scope } = node;
     const op = node.op.name;
-    const key = [op, axes.join(), scope, type].join("|");
+    const key = [op, axes.join(), scope, type, isAsync].join("|");
     const why = whyOf(node, users);
     const known = rows.get(key);
     if (known) {
       known.whys.push(why);
       const { row } = known;
-      known.row = { ...row, bytes: row.bytes + bytes, times: row.times + 1, why: merged(known.whys) };
-    } else rows.set(key, { row: { op, axes, bytes, times: 1, scope, type, why }, whys: [why] });
+      known.row = {
+        ...row,
+        bytes: row.bytes + bytes,
+        times: row.times + 1,
+        hiddenFlops: row.hiddenFlops + hiddenFlops,
+        why: merged(known.whys),
+      };
+    } else {
+      const row = { op, axes, bytes, times: 1, isAsync, hiddenFlops, scope, type, why };
+      rows.set(key, { row, whys: [why] });
+    }
   }
   return [...rows.values()].map(({ row }) => row).sort((a, b) => b.bytes - a.bytes);
 }
 
 /** `1.23 MB`; powers of ten, as links are rated. */
-function formatBytes(bytes: number): string {
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1000 && unit < units.length - 1) {
-    value /= 1000;
-    unit++;
+function scaled(value: number, unit: string): string {
+  const prefixes = ["", "k", "M", "G", "T", "P"];
+  let rest = value;
+  let power = 0;
+  while (rest >= 1000 && power < prefixes.length - 1) {
+    rest /= 1000;
+    power++;
   }
-  return `${unit === 0 ? Math.round(value) : value.toPrecision(3)} ${units[unit]}`;
+  return `${power === 0 ? Math.round(rest) : rest.toPrecision(3)} ${prefixes[power]}${unit}`;
 }
+
+const formatBytes = (bytes: number): string => scaled(bytes, "B");
 
 /** Lines of columns as wide as their longest cell; those of numbers are aligned at the right. */
 function table(lines: readonly (readonly string[])[], right: ReadonlySet<number>): string[] {
@@ -226,7 +246,7 @@ const starred = (text: string): string => text.replaceAll(/\.\d+(?=\.|\b)/g, ".*
 function folded(rows: readonly CollectiveRow[]): CollectiveRow[] {
   const groups = new Map<string, CollectiveRow[]>();
   for (const row of rows) {
-    const key = [row.op, row.axes.join(), row.type, starred(row.scope)].join("|");
+    const key = [row.op, row.axes.join(), row.type, starred(row.scope), row.isAsync].join("|");
     groups.set(key, [...(groups.get(key) ?? []), row]);
   }
   return [...groups.values()].map((group) => {
@@ -236,6 +256,7 @@ function folded(rows: readonly CollectiveRow[]): CollectiveRow[] {
       ...first,
       bytes: bytesIn(group),
       times: group.reduce((sum, { times }) => sum + times, 0),
+      hiddenFlops: group.reduce((sum, { hiddenFlops }) => sum + hiddenFlops, 0),
       scope: starred(first.scope),
       why: merged(group.map(({ why }) => starred(why))),
     };
@@ -246,15 +267,27 @@ function folded(rows: readonly CollectiveRow[]): CollectiveRow[] {
 export function formatExplanation(rows: readonly CollectiveRow[], mesh: Mesh): string {
   if (rows.length === 0) return `${mesh}: no communication\n`;
   const sorted = folded(rows).sort((a, b) => b.bytes - a.bytes);
-  const lines = sorted.map(({ op, axes, bytes, times, scope, type, why }) => [
+  const anyAsync = rows.some(({ isAsync }) => isAsync);
+  const lines = sorted.map(({ op, axes, bytes, times, isAsync, hiddenFlops, scope, type, why }) => [
     formatBytes(bytes),
     String(times),
     op,
     axes.join(" "),
     type,
+    ...(anyAsync ? [isAsync ? scaled(hiddenFlops, "FLOP") : "-"] : []),
     scope || "-",
     why,
   ]);
+  const head = [
+    "bytes",
+    "times",
+    "op",
+    "axes",
+    "operand",
+    ...(anyAsync ? ["hidden behind"] : []),
+    "scope",
+    "why",
+  ];
   const byAxes = new Map<string, CollectiveRow[]>();
   for (const row of sorted) {
     const axes = row.axes.join(" ");
@@ -264,7 +297,7 @@ export function formatExplanation(rows: readonly CollectiveRow[], mesh: Mesh): s
     .sort(([, a], [, b]) => bytesIn(b) - bytesIn(a))
     .map(([axes, of]) => `${axes} ${formatBytes(bytesIn(of))}`);
   return `${[
-    ...table([["bytes", "times", "op", "axes", "operand", "scope", "why"], ...lines], new Set([0, 1])),
+    ...table([head, ...lines], new Set(anyAsync ? [0, 1, 5] : [0, 1])),
     "",
     `${mesh}: a device sends ${formatBytes(bytesIn(sorted))} a run: ${totals.join(", ")}`,
   ].join("\n")}\n`;

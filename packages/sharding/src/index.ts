@@ -5,6 +5,8 @@ export { type CollectiveRow, type EndNames, explainSharding, formatExplanation }
 export { type HybridMeshOptions, hybridMesh } from "./hybrid_mesh.js";
 export { formatLayout, layoutsOf, type ValueLayout } from "./layouts.js";
 export * from "./mesh.js";
+export { overlapCollectives } from "./overlap.js";
+export { type OverlapOptions, overlapDefaults } from "./overlap_plan.js";
 export { partition } from "./partition.js";
 export { propagate } from "./plan.js";
 export { axesIn, dimsIn, hasSameParts, refineMesh, splitSizes } from "./refine.js";

@@ -7,6 +7,7 @@ import {
   ge,
   logicalAnd,
   lt,
+  mul,
   type Node,
   ops,
   reshape,
@@ -29,27 +30,44 @@ export interface LocalContext {
 /** An op that needs more on a mesh than to be run on its parts; null where it does not in this layout. */
 export type Handler = (node: Node, context: LocalContext) => Local | null;
 
-const whole = (node: Node, local: Node): Local => ({
-  node: local,
+const constant: Handler = (node) => ({
+  node: apply(node.op, [], node.attrs),
   shape: node.shape,
   dims: replicated(node.shape.length),
   partial: null,
 });
 
-/** Random numbers follow the global index: all are drawn, and consumers take their part. */
-const drawn: Handler = (node, { operand }) =>
-  whole(node, apply(node.op, [operand(node.inputs[0], replicated(1))], node.attrs));
-
-const constant: Handler = (node) => whole(node, apply(node.op, [], node.attrs));
+/** Random numbers follow the global index: a part needs its first element's. */
+const drawn: Handler = (node, { plan, move, operand }) => {
+  const dims = plan.of(node);
+  const whole = node.attrs.whole as readonly number[];
+  const [key, ...rest] = node.inputs.map((x) => operand(x, replicated(x.shape.length)));
+  let first: Node | undefined = rest[0];
+  let stride = 1;
+  for (let dim = whole.length - 1; dim >= 0; stride *= whole[dim--]) {
+    const { start } = move.range(node.shape[dim], dims[dim]);
+    if (!start) continue;
+    const skip = mul(cast(start, "int64"), stride);
+    first = first ? add(first, skip) : skip;
+  }
+  const shape = localShape(plan.mesh, node.shape, dims);
+  return {
+    node: apply(node.op, first ? [key, first] : [key], { ...node.attrs, shape }),
+    shape: node.shape,
+    dims,
+    partial: null,
+  };
+};
 
 const indices: Handler = (node, { plan, move }) => {
   const dims = plan.of(node);
   const dim = node.attrs.dim as number;
   const shape = localShape(plan.mesh, node.shape, dims);
   const { start } = move.range(node.shape[dim], dims[dim]);
-  const own = ops.iota([], { dim, shape, dtype: node.dtype });
+  // Counted exactly and rounded once, as on one device.
+  const own = ops.iota([], { dim, shape, dtype: start ? "int64" : node.dtype });
   return {
-    node: start ? add(own, cast(start, node.dtype)) : own,
+    node: start ? cast(add(own, cast(start, "int64")), node.dtype) : own,
     shape: node.shape,
     dims,
     partial: null,

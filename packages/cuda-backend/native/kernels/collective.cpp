@@ -59,6 +59,7 @@ MadeKernel madeOf(const Site& site, Run run) {
     made.inPlace = {{0, 0}};
     return made;
   }
+  made.communicates = true;
   made.kernel = kernelOf([site, run](const KernelArgs& args) {
     if (!args.communicator) throw CollectiveError(site.label + ": there are no other devices");
     const Group group = site.group(args);
@@ -184,11 +185,22 @@ MadeKernel makeAxisIndex(const KernelRequest& request) {
   return made;
 }
 
+/// The value is where the collective put it.
+MadeKernel makeDone(const KernelRequest& request) {
+  MadeKernel made;
+  made.label = label("collective_done", request.operands[0]);
+  made.kernel = kernelOf([bytes = request.results[0].bytes()](const KernelArgs& args) {
+    if (args.writes[0] != args.reads[0] && bytes > 0) std::memcpy(args.writes[0], args.reads[0], bytes);
+  });
+  made.inPlace = {{0, 0}};
+  return made;
+}
+
 }  // namespace
 
 const KernelEntry allReduceEntry = {makeAllReduce}, allGatherEntry = {makeAllGather},
                   reduceScatterEntry = {makeReduceScatter}, allToAllEntry = {makeAllToAll},
                   collectivePermuteEntry = {makePermute}, shardSliceEntry = {makeShardSlice},
-                  axisIndexEntry = {makeAxisIndex};
+                  axisIndexEntry = {makeAxisIndex}, collectiveDoneEntry = {makeDone};
 
 }  // namespace lazuli

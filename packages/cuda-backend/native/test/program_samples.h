@@ -26,8 +26,13 @@ inline Words everyOp(bool allOutputs = false) {
          W::join({shapeAnd({}, {5}, DType::boolean), W::bytes(data)}));
   w.node(Op::full, {}, x34, shapeAnd(W::real(2.5), {3, 4}, DType::f32));
   w.node(Op::iota, {}, i34, shapeAnd(W::integer(1), {3, 4}, DType::i32));
-  w.node(Op::random_uniform, {key}, x34, shapeAnd(W::integer(7), {3, 4}, DType::f32));
-  w.node(Op::random_normal, {key}, type(DType::f16, {0, 3}), shapeAnd(W::integer(8), {0, 3}, DType::f16));
+  auto drawn = [&](int64_t stream, const Dims& shape, const Dims& whole, DType dtype) {
+    return shapeAnd(W::join({W::integer(stream), W::ints(shape)}), whole, dtype);
+  };
+  auto first = w.input(type(DType::i64, {}));
+  w.node(Op::random_uniform, {key}, x34, drawn(7, {3, 4}, {3, 4}, DType::f32));
+  w.node(Op::random_uniform, {key, first}, x34, drawn(7, {3, 4}, {9, 7}, DType::f32));
+  w.node(Op::random_normal, {key}, type(DType::f16, {0, 3}), drawn(8, {0, 3}, {0, 3}, DType::f16));
 
   auto cond = w.node(Op::lt, {x, row}, b34);
   for (uint32_t code = 0; code < kOpCount; code++) {
@@ -114,6 +119,7 @@ inline Words everyOp(bool allOutputs = false) {
   w.node(Op::collective_permute, {x}, x34, W::join({mesh, W::ints({0, 0})}));
   w.node(Op::shard_slice, {x}, f32({3, 5}), W::join({mesh, W::integer(1), W::integer(5)}));
   w.node(Op::axis_index, {}, type(DType::i32, {}), mesh);
+  w.done(w.started(Op::all_gather, x, x34, W::join({mesh, W::integer(1)})), x, x34);
 
   for (W::Ref ref : {w.result(step, 0, x34), losses, best, w.result(grads, 1, k), y, named}) w.output(ref);
   if (allOutputs) w.outputEverything();

@@ -244,6 +244,41 @@ function readDims(op: string, x: Node, { mesh, dims }: Laid): number[][] {
   return lists;
 }
 
+/** Collectives that move data, and so can be started and waited for apart. */
+const transfers: ReadonlySet<string> = new Set([
+  "all_reduce",
+  "all_gather",
+  "reduce_scatter",
+  "all_to_all",
+  "collective_permute",
+]);
+export const isTransfer = ({ op }: Node): boolean => transfers.has(op.name);
+
+/**
+ * The value of a collective, `value`, once it is there: the collective is only started where it stands, and this waits for
+ * it. Nothing else reads `value`, once or at all. `source` is what the collective reads, named so that its memory stays
+ * until here. The result is `value` itself, not a copy. Collectives that are started one after the other and have one
+ * `bucket` are moved together; -1: by itself. As XLA's all-gather-start and all-gather-done.
+ */
+export const collective_done = defineOp({
+  name: "collective_done",
+  attrs: { bucket: "int" },
+  arity: 2,
+  lower: "kernel",
+  differentiable: false,
+  unique: true,
+  type: ([value, source]) => {
+    if (!isTransfer(value))
+      throw new ValueError("collective_done", `waits for ${value.op.name}, no collective`);
+    if (value.inputs[0] !== source)
+      throw new ValueError(
+        "collective_done",
+        `names ${source.op.name}, which ${value.op.name} does not read`,
+      );
+    return value.type;
+  },
+});
+
 const directions = ["both", "forward", "regather", "backward"] as const;
 const constraintAttrs = { mesh: "ints", dims: "ints", direction: directions } as const;
 
@@ -327,6 +362,7 @@ export const collectiveNames = [
   "shard_slice",
   "axis_index",
   "sharding_constraint",
+  "collective_done",
   "full_to_shard",
   "shard_to_full",
 ] as const;

@@ -147,6 +147,7 @@ export const ops = {
   shard_slice: collective.shard_slice,
   axis_index: collective.axis_index,
   sharding_constraint: collective.sharding_constraint,
+  collective_done: collective.collective_done,
   full_to_shard: collective.full_to_shard,
   shard_to_full: collective.shard_to_full,
 } as const;

@@ -1,6 +1,7 @@
 import { dtypeInfo, type Graph, sizeOf } from "@lazuli/fx-trace";
 import {
   type CollectiveRow,
+  type EndNames,
   explainSharding as explainGraph,
   formatExplanation,
   type Mesh,
@@ -44,9 +45,9 @@ function peakOf({ info, graph }: StepEvent): number {
   return inputs + info.outputBytes + info.arenaBytes + info.constantBytes;
 }
 
-const namesOf = ({ inputs, outputs }: StepEvent): { inputs: string[]; outputs: string[] } => ({
-  inputs: inputs.map(({ name }) => name),
-  outputs: outputs.map(({ name }) => name),
+const namesOf = ({ inputNames, outputNames }: StepEvent): EndNames => ({
+  inputs: inputNames,
+  outputs: outputNames,
 });
 
 function dotOf(programs: readonly StepEvent[], mesh: Mesh): string {

@@ -20,4 +20,5 @@ export {
   markSharding,
 } from "./mark.js";
 export { type ActivationOptions, type ShardingPatterns, shardActivations, shardModule } from "./module.js";
+export { type PartIndex, type Placement, placementOf, tensorFromCallback } from "./parts.js";
 export { shardingSvg, visualizeSharding } from "./visualize.js";

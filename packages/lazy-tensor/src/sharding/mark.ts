@@ -14,7 +14,7 @@ import { noGrad } from "../autograd.js";
 import type { DeviceBuffer } from "../buffer.js";
 import { engine } from "../runtime.js";
 import { Tensor } from "../tensor.js";
-import { type DataArray, decodeArray, rawArray } from "../typed_array.js";
+import { copyBlock, type DataArray, decodeArray, rawArray } from "../typed_array.js";
 
 /**
  * What is laid out: the value and its gradient (`both`), the value alone (`forward`), the gradient alone (`backward`), or the
@@ -106,15 +106,6 @@ export async function localShards(tensor: Tensor): Promise<LocalShard[]> {
 /** The elements of an array of shape `from` that an array of shape `to` at its origin has. */
 function cut(data: DataArray, from: readonly number[], to: readonly number[]): DataArray {
   const out = data.slice(0, sizeOf(to)) as DataArray;
-  const strides = from.map((_, d) => sizeOf(from.slice(d + 1)));
-  for (let i = 0; i < out.length; i++) {
-    let rest = i;
-    let at = 0;
-    for (let d = to.length - 1; d >= 0; d--) {
-      at += (rest % to[d]) * strides[d];
-      rest = Math.floor(rest / to[d]);
-    }
-    out[i] = data[at];
-  }
+  copyBlock(out, to, data, from, to);
   return out;
 }
