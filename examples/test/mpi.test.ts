@@ -94,21 +94,6 @@ describe.skipIf(missing !== "")("processes", () => {
     });
   });
 
-  it.each([2, 4])(
-    "%i run what is written by hand, in any order of devices",
-    { timeout: 60_000 },
-    async (nprocs) => {
-      const script = `${ranks}by_hand.mjs`;
-      const env = { ...process.env, LAZULI_VIRTUAL_DEVICES: String(nprocs) };
-      const threads = await run(process.execPath, [script], env);
-      const processes = await job(nprocs, script);
-      expect(processes.code, processes.err).toBe(0);
-      // The same bits, by the same devices.
-      expect(threads.out.trimEnd().split("\n").sort()).toEqual(processes.out.trimEnd().split("\n").sort());
-      expect(threads.out.split("\n")).toHaveLength(nprocs + 2);
-    },
-  );
-
   it("save what others on another mesh go on from", { timeout: 120_000 }, async () => {
     if (!alone.has("b")) alone.set("b", run(process.execPath, [train, ...model("b")]));
     const expected = lossesOf(await (alone.get("b") as Promise<Ended>));
@@ -132,6 +117,21 @@ describe.skipIf(missing !== "")("processes", () => {
       await rm(folder, { recursive: true });
     }
   });
+
+  it.each([2, 4])(
+    "%i run what is written by hand, in any order of devices",
+    { timeout: 60_000 },
+    async (nprocs) => {
+      const script = `${ranks}by_hand.mjs`;
+      const env = { ...process.env, LAZULI_VIRTUAL_DEVICES: String(nprocs) };
+      const threads = await run(process.execPath, [script], env);
+      const processes = await job(nprocs, script);
+      expect(processes.code, processes.err).toBe(0);
+      // The same bits, by the same devices.
+      expect(threads.out.trimEnd().split("\n").sort()).toEqual(processes.out.trimEnd().split("\n").sort());
+      expect(threads.out.split("\n")).toHaveLength(nprocs + 2);
+    },
+  );
 
   it("that record different operations are told so, by op and rank", { timeout: 60_000 }, async () => {
     const { code, out, seconds } = await job(2, `${ranks}diverge.mjs`);

@@ -26,6 +26,9 @@ bool hasMesh(Op op) {
   }
 }
 
+/// Whether the op can be started and waited for apart.
+bool isTransfer(Op op) { return hasMesh(op) && op != Op::shard_slice && op != Op::axis_index; }
+
 int64_t meshDevices(const Node& node) {
   const std::span<const int64_t> sizes = meshSizes(mesh(node));
   return elements(Dims(sizes.begin(), sizes.end()));
@@ -41,9 +44,6 @@ void checkOrder(const NodeCheck& check, std::span<const int64_t> order, int64_t 
     isNamed[static_cast<size_t>(device)] = true;
   }
 }
-
-/// Whether the op can be started and waited for apart.
-bool isTransfer(Op op) { return hasMesh(op) && op != Op::shard_slice && op != Op::axis_index; }
 
 /// Devices of the node's group.
 int64_t groupSize(const NodeCheck& check) {

@@ -1,3 +1,4 @@
+export { autocastPass, withAutocast } from "./autocast.js";
 export * from "./close.js";
 export * from "./dtype.js";
 export * from "./encode.js";

@@ -1,4 +1,4 @@
-import { isFloat } from "./dtype.js";
+import { type DType, isFloat } from "./dtype.js";
 import { LazuliError } from "./errors.js";
 import type { Attrs, OpDef } from "./opdef.js";
 import type { TensorType } from "./shape.js";
@@ -136,8 +136,28 @@ export function withoutUses<T>(fn: () => T): T {
   }
 }
 
+/** Casts an op's operands before it is applied; gives them back where there is nothing to cast. */
+export type Casts = (op: OpDef, inputs: readonly Node[]) => readonly Node[];
+
+let mixed: { readonly dtype: DType; readonly casts: Casts } | null = null;
+
+/** The dtype that products are recorded in, where that is not their operands'. */
+export const autocastDType = (): DType | null => mixed?.dtype ?? null;
+
+/** Runs `fn` with operands cast by `next`, or by nothing. */
+export function withCasts<T>(next: { readonly dtype: DType; readonly casts: Casts } | null, fn: () => T): T {
+  const previous = mixed;
+  mixed = next;
+  try {
+    return fn();
+  } finally {
+    mixed = previous;
+  }
+}
+
 /** Applies an op: checks types at the call, makes the node, records it. Throws what the type rule throws. */
-export function apply(op: OpDef, inputs: readonly Node[], attrs: Attrs): Node {
+export function apply(op: OpDef, given: readonly Node[], attrs: Attrs): Node {
+  const inputs = mixed === null ? given : mixed.casts(op, given);
   const type = op.type(inputs, attrs as never);
   const types = Array.isArray(type) ? (type as readonly TensorType[]) : [type as TensorType];
   const node = new Node(op, inputs, attrs, types, scopePath);

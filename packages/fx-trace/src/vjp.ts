@@ -1,6 +1,6 @@
 import { GradError, GraphError } from "./errors.js";
 import { nextWalk } from "./graph.js";
-import { apply, atScope, currentRecorder, type Node, withGrad, withRecorder } from "./node.js";
+import { apply, atScope, currentRecorder, type Node, withCasts, withGrad, withRecorder } from "./node.js";
 import type { Cotangents, OpDef } from "./opdef.js";
 import { add, full } from "./ops/build.js";
 import { formatType, sameShape, type TensorType } from "./shape.js";
@@ -44,9 +44,19 @@ export function gradients(
   outputs: readonly Node[],
   cotangents: readonly Node[],
   targets: readonly Node[],
-  { createGraph = false }: GradientOptions = {},
+  options: GradientOptions = {},
 ): (Node | null)[] {
   checkCotangents(outputs, cotangents);
+  // Each op's gradient is computed in the dtype that the op was.
+  return withCasts(null, () => sweepBack(outputs, cotangents, targets, options));
+}
+
+function sweepBack(
+  outputs: readonly Node[],
+  cotangents: readonly Node[],
+  targets: readonly Node[],
+  { createGraph = false }: GradientOptions,
+): (Node | null)[] {
   const nodes = gradAncestors(outputs);
   const walk = nextWalk();
   for (let i = 0; i < nodes.length; i++) {

@@ -25,6 +25,13 @@ export class DeviceBuffer {
     readonly mesh: Mesh | null = pool.mesh,
   ) {}
 
+  /** What stands for the value that a buffer had before it was overwritten. */
+  static gone({ type, dims, pool, mesh }: DeviceBuffer): DeviceBuffer {
+    const buffer = new DeviceBuffer(type, dims, pool, mesh);
+    buffer.state = "donated";
+    return buffer;
+  }
+
   /** Of the owner: `layers.0.weight`; "" where there is none. */
   get name(): string {
     return this.owner?.name ?? "";
@@ -41,13 +48,6 @@ export class DeviceBuffer {
     const { mesh } = this.pool;
     if (this.mesh === mesh || !this.mesh || !mesh || !this.dims) return false;
     return !hasSameParts(this.mesh, this.type.shape, this.dims, mesh);
-  }
-
-  /** What stands for the value that a buffer had before it was overwritten. */
-  static gone({ type, dims, pool, mesh }: DeviceBuffer): DeviceBuffer {
-    const buffer = new DeviceBuffer(type, dims, pool, mesh);
-    buffer.state = "donated";
-    return buffer;
   }
 }
 

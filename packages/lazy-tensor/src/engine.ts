@@ -29,7 +29,7 @@ import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { watchedBy, watcher } from "./compile/watcher.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError } from "./errors.js";
-import type { Events } from "./events.js";
+import type { Events, StepEvent } from "./events.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
 import { type Communication, checkedCommunication, type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
@@ -53,6 +53,13 @@ export interface GradHolder {
   readonly presentLayout: Dims | null;
   /** Where not as the value itself. */
   readonly gradLayout: Dims | null;
+}
+
+type ProgramEnds = Pick<StepEvent, "inputs" | "outputs">;
+/** The same by number. */
+interface ProgramIds {
+  readonly inputs: Ids;
+  readonly outputs: Ids;
 }
 
 /** A step as it was taken, for repeating it. */
@@ -349,18 +356,13 @@ export class Engine {
   }
 
   /** Runs a program of a step once more; `made` are the outputs that are new. What fails is told by the next `step()`. */
-  repeat(
-    program: CachedProgram,
-    inputs: Float64Array,
-    outputs: Float64Array,
-    made: readonly DeviceBuffer[],
-  ): void {
+  repeat(program: CachedProgram, ends: ProgramEnds, ids: ProgramIds, made: readonly DeviceBuffer[]): void {
     const started = performance.now();
-    const done = this.start(program, inputs, outputs, made);
-    this.follow(this.watch(done, program, null, true, performance.now() - started, null));
+    const done = this.start(program, ids, made);
+    this.follow(this.watch(done, program, ends, true, performance.now() - started, null));
   }
 
-  private start(program: CachedProgram, inputs: Ids, outputs: Ids, made: readonly DeviceBuffer[]) {
+  private start(program: CachedProgram, { inputs, outputs }: ProgramIds, made: readonly DeviceBuffer[]) {
     try {
       return this.device.run(program.executable, inputs, outputs, this.profiling);
     } catch (error) {
@@ -478,12 +480,9 @@ export class Engine {
     const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
     const agreed = cached ? null : this.agree(program);
     agreed?.catch(() => {}); // awaited by watch, after the run
-    const done = this.start(
-      program,
-      inputBuffers.map((buffer) => buffer.id),
-      outputBuffers.map((buffer) => buffer.id),
-      outputBuffers,
-    );
+    const idOf = ({ id }: DeviceBuffer): number => id;
+    const ids = { inputs: inputBuffers.map(idOf), outputs: outputBuffers.map(idOf) };
+    const done = this.start(program, ids, outputBuffers);
     for (const buffer of inputBuffers) if (donated.has(buffer)) this.pool.forget(buffer, "donated");
     roots.forEach((node, i) => {
       node.storage = outputBuffers[i];
@@ -499,7 +498,7 @@ export class Engine {
   private async watch(
     done: Promise<RunResult>,
     program: CachedProgram,
-    ends: { readonly inputs: readonly DeviceBuffer[]; readonly outputs: readonly DeviceBuffer[] } | null,
+    ends: ProgramEnds,
     cached: boolean,
     hostMs: number,
     agreed: Promise<void> | null,
@@ -512,11 +511,6 @@ export class Engine {
     } catch (error) {
       throw placeError(error, program.places);
     }
-    // Of outputs the owners are known by now. A repeated step has the names of the step that it repeats.
-    if (ends && (!cached || this.events.step$.observed)) {
-      const names = (buffers: readonly DeviceBuffer[]): string[] => buffers.map(({ name }) => name);
-      program.names = { inputs: names(ends.inputs), outputs: names(ends.outputs) };
-    }
     this.events.step$.next({
       program: program.number,
       cached,
@@ -526,8 +520,7 @@ export class Engine {
       endUs: result.endUs,
       info: program.info,
       graph: program.graph,
-      inputNames: program.names.inputs,
-      outputNames: program.names.outputs,
+      ...ends,
       kernels: result.kernels,
     });
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
@@ -541,7 +534,8 @@ export class Engine {
     try {
       const whole = withRecorder(null, () => ops.detach([node], {}));
       const layouts = new Map([[whole, replicated(node.shape.length)]]);
-      this.runProgram([whole], new Set(), performance.now(), layouts);
+      const { done } = this.runProgram([whole], new Set(), performance.now(), layouts);
+      this.unreported.delete(done); // what reads it fails too
       node.storage = whole.storage;
     } finally {
       this.pool.mesh = finer;
@@ -626,7 +620,6 @@ export class Engine {
       summary,
       outputLayouts,
       graph: mesh ? graph : null,
-      names: { inputs: [], outputs: [] },
     };
   }
 }

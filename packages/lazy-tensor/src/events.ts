@@ -31,8 +31,8 @@ export interface StepEvent {
   /** On a mesh, the program of one device, with its collectives; null elsewhere. */
   readonly graph: Graph | null;
   /** By input of the program and by output its name: that of a parameter, buffer or optimizer state, else "". */
-  readonly inputNames: readonly string[];
-  readonly outputNames: readonly string[];
+  readonly inputs: readonly { readonly name: string }[];
+  readonly outputs: readonly { readonly name: string }[];
   /** By kernel of `info.kernels`, when profiling is on. */
   readonly kernels: readonly KernelTime[];
 }

@@ -28,7 +28,7 @@ export {
   ShardingError,
   type SubmeshAxes,
 } from "@lazuli/sharding";
-export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
+export { autocast, enableGrad, isGradEnabled, noGrad } from "./autograd.js";
 export { type CompileOptions, compile } from "./compile/compile.js";
 export * from "./creation.js";
 export * from "./data/index.js";

@@ -27,8 +27,6 @@ export interface CachedProgram {
   readonly outputLayouts: readonly Dims[] | null;
   /** On a mesh, the program of one device. */
   readonly graph: Graph | null;
-  /** By input and by output the parameter or other state whose value it was when the program ran, "" for none. */
-  names: { readonly inputs: readonly string[]; readonly outputs: readonly string[] };
 }
 
 /** A recorded program in a few words. */

@@ -40,7 +40,7 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     wantText: debugLevel() >= 4,
     supports: (op) => op.lower !== "composite",
     contextParallel: "ulysses",
-    overlap: true,
+    overlap: process.env.LAZULI_OVERLAP !== "0",
     bucketBytes: overlapDefaults.bucketBytes,
     prefetch: overlapDefaults.prefetch,
     ...engine,

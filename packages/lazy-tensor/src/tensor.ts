@@ -54,9 +54,6 @@ export class Tensor implements Holder {
     return Tensor.reading ? Tensor.reading(node) : node;
   }
 
-  /** While a function on parts is recorded: what stands for a value that is read. */
-  static reading: ((node: Node) => Node) | null = null;
-
   /** For `compile`: the tensor's own node, which no wrapper's stands for. */
   static nodeOf(tensor: Tensor): Node {
     return tensor.current;
@@ -72,6 +69,7 @@ export class Tensor implements Holder {
     const { isLeaf, requiresGrad } = tensor.current;
     tensor.current = node;
     tensor.committed = node.storage as DeviceBuffer;
+    tensor.committed.owner = tensor;
     if (!isLeaf) return;
     node.isLeaf = true;
     node.requiresGrad = requiresGrad;
@@ -87,6 +85,9 @@ export class Tensor implements Holder {
     if (watcher !== null) watcher.grad(this);
     this.gradient = grad;
   }
+
+  /** While a function on parts is recorded: what stands for a value that is read. */
+  static reading: ((node: Node) => Node) | null = null;
 
   /** Runs `fn` with `node` standing for each tensor's value. */
   static showing<T>(stands: ReadonlyMap<Tensor, Node>, fn: () => T): T {

@@ -8,6 +8,7 @@ import {
   axisSize,
   cat,
   collectivePermute,
+  compile,
   configure,
   type Engine,
   explainSharding,
@@ -260,6 +261,32 @@ describe("manualSharding", () => {
         expect(Math.abs(loss - alone[i]) / alone[i], `step ${i}`).toBeLessThan(1e-5);
       });
     open(1);
+  });
+
+  it("stands in a compiled step", async () => {
+    open(4);
+    const losses = async (byHand: boolean): Promise<number[]> => {
+      manualSeed(7);
+      const model = new Mlp(byHand);
+      const optimizer = new optim.SGD(model.parameters(), { lr: 0.1 });
+      const step = compile((x: Tensor) => {
+        const loss = model
+          .forward(markSharding(x, mesh, ["data"]))
+          .square()
+          .mean();
+        loss.backward();
+        optimizer.step();
+        optimizer.zeroGrad();
+        return loss;
+      });
+      const out: number[] = [];
+      for (let i = 0; i < 4; i++) out.push(await (await step(randn([6, 8]))).item());
+      return out;
+    };
+    const [own, expected] = [await losses(true), await losses(false)];
+    own.forEach((loss, i) => {
+      expect(Math.abs(loss - expected[i]) / expected[i], `step ${i}`).toBeLessThan(1e-5);
+    });
   });
 
   it("brings in whole what the function uses without being given it, and gives it its gradient", async () => {

@@ -99,8 +99,8 @@ export function layoutsOf(graph: Graph, inputs: readonly Dims[]): Map<Node, read
     else if (name === "result") {
       const all = layouts.get(node.inputs[0]) as readonly ValueLayout[];
       layouts.set(node, [all[node.attrs.index as number]]);
-    } else if (name === "collective_done") layouts.set(node, [operands[0]]);
-    else if (node.attrs.axes && operands.length > 0) layouts.set(node, [afterCollective(node, operands[0])]);
+    } else if (node.attrs.axes && operands.length > 0)
+      layouts.set(node, [afterCollective(node, operands[0])]);
     else layouts.set(node, afterOp(node, operands));
   }
   return layouts;

@@ -12,8 +12,9 @@ import type { Places } from "./places.js";
  * - Gradients (sums that only optimizers read): those of a module, `bucketBytes` at most together, are started where the
  *   last of them is there, and waited for when the bucket after the next `prefetch` starts, or where they are read: the
  *   addends of `prefetch` + 1 buckets live at once. As DDP's buckets.
- * - Others (activations): started where the operand is there and waited for where the value is read, if a device computes
- *   in between for longer than a hand-over to another thread takes. Small differences are not worth one.
+ * - Others (activations): between where the operand is there and where the value is read, if a device computes there for
+ *   longer than a hand-over to another thread takes. No longer than to hide the transfer, which the cost model may take for
+ *   half of what it is: what grows is started late, what shrinks is waited for early, as it is memory meanwhile.
  *
  * Pieces of a bucket are collectives of their own in the graph; the device moves small ones as one message.
  */
@@ -28,6 +29,9 @@ export interface OverlapOptions {
 }
 
 export const overlapDefaults = { bucketBytes: 25_000_000, prefetch: 1, worthSeconds: 1e-4 } as const;
+
+/** How much longer than estimated a transfer may take. */
+const CAUTION = 2;
 
 /** Collectives that are started one after the other. */
 export interface Bucket {
@@ -153,10 +157,14 @@ class Planner {
   }
 
   private planOther(node: Node): void {
-    const start = this.readyAt(node);
-    const end = this.places.neededAt(node);
-    const hidden = Math.min(this.places.secondsBetween(start, end), transferSeconds(node));
-    if (hidden >= this.options.worthSeconds) this.add([node], start, [end]);
+    const { places } = this;
+    const ready = this.readyAt(node);
+    const needed = places.neededAt(node);
+    const seconds = transferSeconds(node);
+    if (Math.min(places.secondsBetween(ready, needed), seconds) < this.options.worthSeconds) return;
+    const grows = bytesOf(node.type) > bytesOf(node.inputs[0].type);
+    if (grows) this.add([node], places.lastBefore(needed, CAUTION * seconds, ready), [needed]);
+    else this.add([node], ready, [places.firstAfter(ready, CAUTION * seconds, needed)]);
   }
 
   /** In their order, as many at a time as fit into a bucket, and one at least. */

@@ -96,6 +96,26 @@ export class Places {
   secondsBetween(from: number, to: number): number {
     return to > from ? this.before[to] - this.before[from] : 0;
   }
+  /** The last position from which a device computes for so long until `to`, and not before `from`. */
+  lastBefore(to: number, seconds: number, from: number): number {
+    let [low, high] = [from, to];
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if (this.secondsBetween(middle, to) >= seconds) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+  /** The first position until which a device computes for so long after `from`, and not behind `to`. */
+  firstAfter(from: number, seconds: number, to: number): number {
+    let [low, high] = [from, to];
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      if (this.secondsBetween(from, middle) >= seconds) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
   /** Whether the collective moves a part of the program's input, as it is or cast: a parameter. */
   movesInput(node: Node): boolean {
     return this.given.has(node.inputs[0]);

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "lowered_writer.h"
+#include "schedule.h"
 
 namespace lazuli::test {
 namespace {
@@ -84,6 +85,16 @@ class RandomProgram {
     while (!started_.empty()) addDone();
     size_t outputs = 1 + below(4);
     for (size_t i = 0; i < outputs; i++) w_.output(readable(values()));
+  }
+
+  /// The steps that start collectives and wait for them, as they were made or as they are scheduled.
+  std::vector<int64_t> transfers(bool scheduled) {
+    if (scheduled) schedule(w_.lowered, w_.donated);
+    std::vector<int64_t> nodes;
+    for (const Step& step : w_.lowered.steps) {
+      if (step.transfer != Transfer::none) nodes.push_back(step.node);
+    }
+    return nodes;
   }
 
   /// Runs twice, as a step does again and again, and gives what was wrong.
@@ -228,6 +239,14 @@ TEST(Executable, WhatACollectiveReadsAndWritesIsItsOwnUntilItIsWaitedFor) {
   for (auto starts : {RandomProgram::Starts::late, RandomProgram::Starts::early}) {
     for (uint32_t seed = 0; seed < 1000; seed++)
       ASSERT_EQ(RandomProgram(seed, starts).run(), "") << "seed " << seed;
+  }
+}
+
+TEST(Executable, KeepsTheOrderOfStartsAndWaits) {
+  for (uint32_t seed = 0; seed < 1000; seed++) {
+    RandomProgram program(seed, RandomProgram::Starts::early);
+    const std::vector<int64_t> given = program.transfers(false);
+    ASSERT_EQ(program.transfers(true), given) << "seed " << seed;
   }
 }
 

@@ -226,24 +226,6 @@ export const axis_index = defineOp({
   part: (_, attrs) => within({ mesh: attrs.mesh, varying: [] }, attrs),
 });
 
-interface Laid {
-  readonly mesh: readonly number[];
-  readonly dims: readonly number[];
-}
-
-/** By dim of x its mesh axes, from their flat form: for each dim the number of its axes, then these. */
-function readDims(op: string, x: Node, { mesh, dims }: Laid): number[][] {
-  let at = 0;
-  const lists = x.shape.map(() => {
-    const start = at + 1;
-    at = start + dims[at];
-    return dims.slice(start, at);
-  });
-  if (at !== dims.length) throw new ShapeError(op, `dims [${dims}] do not describe rank ${x.shape.length}`);
-  checkGroup(op, { mesh, axes: lists.flat() });
-  return lists;
-}
-
 /** Collectives that move data, and so can be started and waited for apart. */
 const transfers: ReadonlySet<string> = new Set([
   "all_reduce",
@@ -278,6 +260,24 @@ export const collective_done = defineOp({
     return value.type;
   },
 });
+
+interface Laid {
+  readonly mesh: readonly number[];
+  readonly dims: readonly number[];
+}
+
+/** By dim of x its mesh axes, from their flat form: for each dim the number of its axes, then these. */
+function readDims(op: string, x: Node, { mesh, dims }: Laid): number[][] {
+  let at = 0;
+  const lists = x.shape.map(() => {
+    const start = at + 1;
+    at = start + dims[at];
+    return dims.slice(start, at);
+  });
+  if (at !== dims.length) throw new ShapeError(op, `dims [${dims}] do not describe rank ${x.shape.length}`);
+  checkGroup(op, { mesh, axes: lists.flat() });
+  return lists;
+}
 
 const directions = ["both", "forward", "regather", "backward"] as const;
 const constraintAttrs = { mesh: "ints", dims: "ints", direction: directions } as const;

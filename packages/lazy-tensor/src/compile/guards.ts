@@ -1,8 +1,17 @@
-import { formatType, isGradEnabled, type Node, sameShape, type TensorType } from "@lazuli/fx-trace";
+import {
+  autocastDType,
+  type DType,
+  formatType,
+  isGradEnabled,
+  type Node,
+  sameShape,
+  type TensorType,
+} from "@lazuli/fx-trace";
 import { type Dims, type Mesh, replicated, sameDims } from "@lazuli/sharding";
 import type { DeviceBuffer } from "../buffer.js";
 import type { Engine } from "../engine.js";
 import { Module } from "../nn/module.js";
+import type { Communication } from "../options.js";
 import { Tensor } from "../tensor.js";
 import { type Call, restDiffers } from "./call.js";
 import { changedField, type Fields } from "./observed.js";
@@ -46,7 +55,9 @@ export interface Surroundings {
   readonly engine: Engine;
   readonly mesh: Mesh | null;
   readonly contextParallel: string;
+  readonly communication: Communication;
   readonly grad: boolean;
+  readonly autocast: DType | null;
   readonly hooks: number;
 }
 
@@ -54,7 +65,9 @@ export const surroundings = (engine: Engine): Surroundings => ({
   engine,
   mesh: engine.mesh,
   contextParallel: engine.contextParallel,
+  communication: engine.communication,
   grad: isGradEnabled(),
+  autocast: autocastDType(),
   hooks: Module.hookChanges,
 });
 
@@ -62,7 +75,10 @@ export function surroundingsDiffer(then: Surroundings, engine: Engine): string |
   if (engine !== then.engine) return "another engine is active";
   if (engine.mesh !== then.mesh) return "another mesh is in use";
   if (engine.contextParallel !== then.contextParallel) return "contextParallel was changed";
+  if (engine.communication !== then.communication) return "overlap, bucketBytes or prefetch was changed";
   if (isGradEnabled() !== then.grad) return `gradients are ${then.grad ? "off, were on" : "on, were off"}`;
+  if (autocastDType() !== then.autocast)
+    return `autocast is ${autocastDType() ?? "off"}, was ${then.autocast ?? "off"}`;
   if (Module.hookChanges !== then.hooks) return "a module got or lost a hook";
   return null;
 }

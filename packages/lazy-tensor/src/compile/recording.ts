@@ -172,8 +172,8 @@ function updateOf(recorded: Recorded, tensor: Tensor, { args, known }: Sources):
 /** A function's step as it was recorded: what it depended on, and what it left behind. */
 export class Recording {
   private readonly program: CachedProgram;
-  private readonly inputs: Float64Array;
-  private readonly outputs: Float64Array;
+  private readonly ids: { readonly inputs: Float64Array; readonly outputs: Float64Array };
+  private readonly ends: { readonly inputs: DeviceBuffer[]; readonly outputs: DeviceBuffer[] };
   private readonly args: readonly { readonly input: number; readonly arg: number }[];
   private readonly known: readonly Known[];
   /** Values made of data while it was recorded. */
@@ -199,8 +199,11 @@ export class Recording {
     this.result = treeMap(recorded.result, () => new Hole(holes++));
     if (taken.program === null) throw new Unrepeatable("it computes nothing");
     this.program = taken.program;
-    this.inputs = Float64Array.from(taken.inputs, (node) => bufferOf(node).id);
-    this.outputs = new Float64Array(taken.outputs.length);
+    this.ends = { inputs: taken.inputs.map(bufferOf), outputs: taken.outputs.map(bufferOf) };
+    this.ids = {
+      inputs: Float64Array.from(this.ends.inputs, ({ id }) => id),
+      outputs: new Float64Array(taken.outputs.length),
+    };
     this.gradients = [...observed.grads].map(([owner, before]) => gradientOf(recorded, owner, before));
     const sources = sourcesOf(recorded, new Set(this.gradients.map(({ input }) => input)));
     this.args = sources.args;
@@ -239,7 +242,7 @@ export class Recording {
   }
 
   private knownDiffer(): string | null {
-    const { known, inputs } = this;
+    const { known } = this;
     for (let i = 0; i < known.length; i++) {
       const entry = known[i];
       const node = Tensor.nodeOf(entry.tensor);
@@ -254,7 +257,7 @@ export class Recording {
       const other = known.find((each) => each.input === entry.input && Tensor.nodeOf(each.tensor) !== node);
       if (other) return `${entry.tensor} and ${other.tensor} are no longer one value`;
       entry.node = node;
-      inputs[entry.input] = bufferOf(node).id;
+      this.feed(entry.input, node);
     }
     for (const node of this.baked) if (bufferOf(node).state !== "live") return "a value it had made is gone";
     return null;
@@ -277,26 +280,31 @@ export class Recording {
 
   /** Does the step again, where `mismatch` was null, and gives what the function would have returned. */
   repeat(engine: Engine, call: Call): unknown {
-    const { inputs, outputs, updates, gradients, fresh } = this;
+    const { ids, ends, updates, gradients, fresh } = this;
     const resolve = (ref: Ref): Tensor => (typeof ref === "number" ? call.tensors[ref] : ref);
-    for (const { input, arg } of this.args) inputs[input] = bufferOf(Tensor.nodeOf(call.tensors[arg])).id;
+    for (const { input, arg } of this.args) this.feed(input, Tensor.nodeOf(call.tensors[arg]));
     for (const { input, owner } of gradients) {
       if (input < 0) continue;
-      inputs[input] = bufferOf(Tensor.nodeOf(Tensor.gradOf(resolve(owner)) as Tensor)).id;
+      this.feed(input, Tensor.nodeOf(Tensor.gradOf(resolve(owner)) as Tensor));
     }
     const key = this.randomInput < 0 ? null : engine.newRandomKey();
-    if (key) inputs[this.randomInput] = bufferOf(key).id;
-    for (let i = 0; i < updates.length; i++)
-      if (updates[i].inPlace) outputs[updates[i].output] = inputs[updates[i].input];
-    const made = new Array<Node>(outputs.length);
+    if (key) this.feed(this.randomInput, key);
+    for (let i = 0; i < updates.length; i++) {
+      const { inPlace, input, output } = updates[i];
+      if (!inPlace) continue;
+      ids.outputs[output] = ids.inputs[input];
+      ends.outputs[output] = ends.inputs[input];
+    }
+    const made = new Array<Node>(ids.outputs.length);
     const buffers: DeviceBuffer[] = [];
     for (const { output, type, layout } of fresh) {
       const buffer = engine.createBuffer(type, layout);
       buffers.push(buffer);
       made[output] = nodeIn(buffer);
-      outputs[output] = buffer.id;
+      ids.outputs[output] = buffer.id;
+      ends.outputs[output] = buffer;
     }
-    engine.repeat(this.program, inputs, outputs, buffers);
+    engine.repeat(this.program, ends, ids, buffers);
 
     for (let i = 0; i < updates.length; i++) this.apply(engine, updates[i], resolve(updates[i].target), made);
     for (const { owner, after } of gradients) {
@@ -311,6 +319,12 @@ export class Recording {
       typeof ref === "object" && "output" in ref ? new Tensor(made[ref.output]) : resolve(ref as Ref),
     );
     return fill(this.result, results);
+  }
+
+  private feed(input: number, node: Node): void {
+    const buffer = bufferOf(node);
+    this.ends.inputs[input] = buffer;
+    this.ids.inputs[input] = buffer.id;
   }
 
   private apply(engine: Engine, { output, inPlace, donates }: Update, tensor: Tensor, made: Node[]): void {

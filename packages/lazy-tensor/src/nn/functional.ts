@@ -1,4 +1,14 @@
-import { DTypeError, formatShape, isInt, type Node, ops, promote, ShapeError } from "@lazuli/fx-trace";
+import {
+  autocastDType,
+  type DType,
+  DTypeError,
+  formatShape,
+  isInt,
+  type Node,
+  ops,
+  promote,
+  ShapeError,
+} from "@lazuli/fx-trace";
 import { rand } from "../creation.js";
 import { castNode } from "../methods/elementwise.js";
 import { Tensor } from "../tensor.js";
@@ -25,22 +35,28 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor 
       `bias ${formatShape(bias.shape)} does not fit the weight ${formatShape(weight.shape)}`,
     );
   }
-  return bias ? new Tensor(product).add(bias) : new Tensor(product);
+  if (!bias) return new Tensor(product);
+  return new Tensor(product).add(autocastDType() === null ? bias : bias.to(product.dtype));
 }
 
 /** Rows of weight [V, D] at integer ids [...] → [..., D]. As torch.nn.functional.embedding. */
 export const embedding = (ids: Tensor, weight: Tensor): Tensor => weight.indexSelect(0, ids);
 
+/** A norm's dtype: x's own; under autocast float32, which the weights then keep too. */
+const normDType = (x: Tensor): DType =>
+  autocastDType() === null || x.dtype === "float64" ? x.dtype : "float32";
+
 /** x · rsqrt(mean(x²) + eps) · weight over the last dim, in float32 inside. As torch.nn.functional.rms_norm. */
 export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
-  return new Tensor(ops.rms_norm([x.node, castNode(weight.node, x.dtype)], { eps }));
+  const dtype = normDType(x);
+  return new Tensor(ops.rms_norm([castNode(x.node, dtype), castNode(weight.node, dtype)], { eps }));
 }
 
 /** Normalised to mean 0 and variance 1 over the last dim, then scaled and shifted. As torch.nn.functional.layer_norm. */
 export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor {
-  return new Tensor(
-    ops.layer_norm([x.node, castNode(weight.node, x.dtype), castNode(bias.node, x.dtype)], { eps }),
-  );
+  const dtype = normDType(x);
+  const operands = [x, weight, bias].map(({ node }) => castNode(node, dtype));
+  return new Tensor(ops.layer_norm(operands, { eps }));
 }
 
 /** Zeroes elements with probability `p` and scales the rest by 1 / (1 - p), in training. As torch.nn.functional.dropout. */

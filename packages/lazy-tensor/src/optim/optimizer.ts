@@ -1,4 +1,4 @@
-import { type Shape, sameShape } from "@lazuli/fx-trace";
+import { type Node, ops, type Shape, sameShape } from "@lazuli/fx-trace";
 import { type Dims, specOf } from "@lazuli/sharding";
 import { noGrad } from "../autograd.js";
 import { tensor, zeros } from "../creation.js";
@@ -30,6 +30,8 @@ export abstract class Optimizer<O extends { lr: number }> {
   private rate: number;
   /** The learning rate of each group, a 0-d tensor: an input of the step, so that a new one never recompiles. */
   private readonly rates: readonly Tensor[];
+  /** While a step is recorded that may be skipped: what parameters and state were. */
+  private before: Map<Tensor, Node> | null = null;
 
   constructor(params: Params<O>, options: O) {
     const list = [...(params as Iterable<Tensor | ({ params: Iterable<Tensor> } & Partial<O>)>)];
@@ -69,14 +71,22 @@ export abstract class Optimizer<O extends { lr: number }> {
     return this.groups.flatMap((group) => group.params);
   }
 
-  /** Records the update of every parameter that has a gradient. As torch.optim.Optimizer.step. */
-  step(): void {
+  /**
+   * Records the update of every parameter that has a gradient. Where `unless`, a bool scalar, is true on the device, parameters
+   * and state stay as they were. As torch.optim.Optimizer.step.
+   */
+  step(unless: Tensor | null = null): void {
     noGrad(() => {
+      this.before = unless && new Map(this.parameters().map((param) => [param, param.node]));
+      this.before?.set(this.stepCount, this.stepCount.node);
       this.stepCount.add_(1);
       for (const [i, { params, options }] of this.groups.entries()) {
         const withGrad = params.filter((param) => param.grad !== null);
         if (withGrad.length > 0) this.update(withGrad, options, this.rates[i]);
       }
+      for (const [tensor, old] of this.before ?? [])
+        if (tensor.node !== old) tensor.assign_(ops.where([(unless as Tensor).node, old, tensor.node], {}));
+      this.before = null;
     });
   }
 
@@ -130,12 +140,16 @@ export abstract class Optimizer<O extends { lr: number }> {
     const states = this.states.get(param) ?? new Map<string, Tensor>();
     this.states.set(param, states);
     const existing = states.get(name);
-    if (existing) return existing;
+    if (existing) {
+      this.before?.set(existing, existing.node);
+      return existing;
+    }
     const fresh = zeros(shape);
-    if (param.name) fresh.name = `${param.name}.${name}`;
     fresh.layout = this.layoutOf(param, shape);
+    if (param.name) fresh.name = `${param.name}.${name}`;
     engine().markInitial(fresh);
     states.set(name, fresh);
+    this.before?.set(fresh, fresh.node);
     return fresh;
   }
 }

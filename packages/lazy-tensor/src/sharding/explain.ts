@@ -1,7 +1,6 @@
 import { dtypeInfo, type Graph, sizeOf } from "@lazuli/fx-trace";
 import {
   type CollectiveRow,
-  type EndNames,
   explainSharding as explainGraph,
   formatExplanation,
   type Mesh,
@@ -45,9 +44,9 @@ function peakOf({ info, graph }: StepEvent): number {
   return inputs + info.outputBytes + info.arenaBytes + info.constantBytes;
 }
 
-const namesOf = ({ inputNames, outputNames }: StepEvent): EndNames => ({
-  inputs: inputNames,
-  outputs: outputNames,
+const namesOf = ({ inputs, outputs }: StepEvent): { inputs: string[]; outputs: string[] } => ({
+  inputs: inputs.map(({ name }) => name),
+  outputs: outputs.map(({ name }) => name),
 });
 
 function dotOf(programs: readonly StepEvent[], mesh: Mesh): string {
