@@ -48,20 +48,22 @@ async function main(options: TrainOptions): Promise<void> {
   const statistics = new RunStatistics();
   const facts = { parameters: model.numParameters(), batch: data.batch, seq: data.seq, dtype: options.dtype };
   reporter.info(
-    `training ${(facts.parameters / 1e6).toFixed(2)} M parameters on batches of ${data.batch} x ${data.seq}, ${options.dtype}`,
+    `training ${(facts.parameters / 1e6).toFixed(2)} M parameters on batches of ${data.batch} x ${data.seq}, ${options.dtype}${options.autocast ? ` with products in ${options.autocast}` : ""}`,
     facts,
   );
   reporter.start(start, steps);
   try {
     const { clip, gradAccum } = options;
-    const lossScale = options.dtype === "float16" ? 1024 : 1;
+    const { autocast: precision } = options;
+    const isHalf = options.dtype === "float16" || precision === "float16";
     const schedule = makeSchedule(options, steps);
     for await (const report of train(model, optimizer, data, {
       steps,
       schedule,
       clip,
       gradAccum,
-      lossScale,
+      precision,
+      scaler: isHalf ? new optim.GradScaler() : null,
       start,
       placement: mesh && placementOfBatch(mesh, chosen),
     })) {

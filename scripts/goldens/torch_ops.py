@@ -55,6 +55,7 @@ def draw(numbers, key, first, stream, shape, whole):
 OPS["input"] = lambda x: x
 OPS["result"] = lambda x, index: x[index]
 OPS["detach"] = lambda x: x.detach()
+OPS["barrier"] = lambda x: x.clone()
 OPS["random_uniform"] = lambda key, first=None, *, stream, shape, whole, dtype: (
     draw(philox.uniform, key, first, stream, shape, whole)
 )

@@ -85,7 +85,9 @@ void Executable::makeInfo(bool withText) {
       if (std::find(step.reads.begin(), read, *read) == read) bytes += lowered_.values[*read].bytes();
     }
     for (ValueId v : step.writes) bytes += lowered_.values[v].bytes();
-    info_.kernels.push_back({step.made.label, step.node, bytes, step.made.flops});
+    // The times of a start and a wait are not those of what is moved.
+    const bool isWhole = step.transfer == Transfer::none;
+    info_.kernels.push_back({step.made.label, step.node, isWhole ? bytes : 0, isWhole ? step.made.flops : 0});
   }
   if (withText) info_.text = describe(lowered_, plan_);
 }

@@ -206,6 +206,8 @@ Types kernelTypes(const NodeCheck& check) {
       return crossEntropyTypes(check);
     case Op::adamw_update:
       return adamwTypes(check);
+    case Op::barrier:
+      return {check[0]};
     default:
       return collectiveTypes(check);
   }

@@ -112,15 +112,30 @@ class Scheduler {
     std::vector<std::vector<uint32_t>> before = before_, after(count_);
     std::vector<uint32_t> waitsFor(count_);  // steps that are not lazy
     auto isLazy = [&](uint32_t s) { return lazy && lazy_[s]; };
+    // By lazy step: the steps that are not, and that it or lazy ones before it need.
+    std::vector<std::vector<uint32_t>> through(count_);
+    const auto tidy = [](std::vector<uint32_t>& steps) {
+      std::sort(steps.begin(), steps.end());
+      steps.erase(std::unique(steps.begin(), steps.end()), steps.end());
+    };
     for (uint32_t s = 0; s < count_; s++) {
       if (eager) before[s].insert(before[s].end(), beforeEager_[s].begin(), beforeEager_[s].end());
-      std::sort(before[s].begin(), before[s].end());
-      before[s].erase(std::unique(before[s].begin(), before[s].end()), before[s].end());
+      tidy(before[s]);
+      std::vector<uint32_t> needed;
       for (uint32_t p : before[s]) {
-        if (isLazy(p)) continue;
-        after[p].push_back(s);
-        waitsFor[s]++;
+        if (isLazy(p))
+          needed.insert(needed.end(), through[p].begin(), through[p].end());
+        else
+          needed.push_back(p);
       }
+      tidy(needed);
+      if (isLazy(s)) {
+        through[s] = std::move(needed);
+        continue;
+      }
+      // Nothing but lazy steps is brought forward along with an eager one: what is neither keeps its order.
+      for (uint32_t p : needed) after[p].push_back(s);
+      waitsFor[s] = static_cast<uint32_t>(needed.size());
     }
     Order order;
     std::vector<bool> done(count_);

@@ -105,6 +105,7 @@ const policies = {
   own: [
     "result",
     "detach",
+    "barrier",
     "cast",
     "adamw_update",
     "softmax_grad",

@@ -38,6 +38,8 @@ export class Node {
   storage: unknown = null;
   /** Set where the value is a part, of the shape that one device has. */
   part: Part | null = null;
+  /** The checkpoint it was recorded in: backward computes it again instead of keeping it. */
+  region: Region | null = null;
   /** Position in the graph walked last, valid while `walk` is that walk's number (see `walkNodes`). */
   index = -1;
   walk = 0;
@@ -63,6 +65,12 @@ export class Node {
   get dtype(): TensorType["dtype"] {
     return this.types[0].dtype;
   }
+}
+
+/** What one `checkpoint` encloses. */
+export interface Region {
+  /** What was given to it. */
+  readonly inputs: ReadonlySet<Node>;
 }
 
 let nextId = 1;
@@ -136,6 +144,19 @@ export function withoutUses<T>(fn: () => T): T {
   }
 }
 
+let region: Region | null = null;
+
+/** Runs `fn`, which was given `inputs`, as a checkpoint: a part of the one around it, where there is one. */
+export function withCheckpoint<T>(inputs: ReadonlySet<Node>, fn: () => T): T {
+  if (region !== null) return fn();
+  region = { inputs };
+  try {
+    return fn();
+  } finally {
+    region = null;
+  }
+}
+
 /** Casts an op's operands before it is applied; gives them back where there is nothing to cast. */
 export type Casts = (op: OpDef, inputs: readonly Node[]) => readonly Node[];
 
@@ -172,6 +193,7 @@ export function apply(op: OpDef, given: readonly Node[], attrs: Attrs): Node {
   }
   node.part = op.part ? op.part(inputs, attrs as never) : part;
   node.requiresGrad = requiresGrad && gradEnabled && op.differentiable && isFloat(types[0].dtype);
+  node.region = region;
   recorder?.add(node);
   return node;
 }

@@ -53,6 +53,7 @@ export * as F from "./nn/functional.js";
 export * as nn from "./nn/index.js";
 export * as optim from "./optim/index.js";
 export { type EngineOptions, TOKENS } from "./options.js";
+export { checkpoint } from "./remat.js";
 export {
   configure,
   createContainer,

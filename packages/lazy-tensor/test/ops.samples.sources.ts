@@ -99,6 +99,12 @@ export const sources = {
     forward("bool", [bool([5, 7])], {}, exact),
     forward("special", [f32([14], special)], {}, exact),
   ],
+  barrier: [
+    differentiated("float32", [f32([5, 7])], {}, exact),
+    differentiated("a view", [flipped(f32([5, 7]))], {}, exact),
+    forward("bool", [bool([5, 7])], {}, exact),
+    forward("empty", [f32([0, 3])], {}, exact),
+  ],
   full: [
     ...(["float32", "float64", "bfloat16", "float16", "int32", "int64", "uint8", "bool"] as const).map(
       (dtype) => forward(dtype, [], { value: 1, shape: [3, 5], dtype }, exact),

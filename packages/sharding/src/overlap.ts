@@ -18,22 +18,24 @@ class Placer {
   private readonly made = new Map<Node, Node>();
   private readonly numbers = new Map<Node, number>();
   /** By position: what is started, and waited for, before the node there. */
-  private readonly starts: Node[][];
-  private readonly waits: Node[][];
+  private readonly starts = new Map<number, Node[]>();
+  private readonly waits = new Map<number, Node[]>();
   private readonly underWay = new Map<Node, Node>();
 
   constructor(
     private readonly places: Places,
     buckets: readonly Bucket[],
   ) {
-    const { nodes } = places.graph;
-    this.starts = Array.from({ length: nodes.length + 1 }, () => []);
-    this.waits = Array.from({ length: nodes.length + 1 }, () => []);
+    const note = (at: Map<number, Node[]>, position: number, node: Node): void => {
+      const known = at.get(position);
+      if (known) known.push(node);
+      else at.set(position, [node]);
+    };
     buckets.forEach(({ members, start, waits }, i) => {
       members.forEach((node, k) => {
         this.numbers.set(node, members.length > 1 ? i : -1);
-        this.starts[start].push(node);
-        this.waits[waits[k]].push(node);
+        note(this.starts, start, node);
+        note(this.waits, waits[k], node);
       });
     });
   }
@@ -53,9 +55,9 @@ class Placer {
 
   /** What gives memory back comes first. */
   private meet(position: number): void {
-    const waits = this.waits[position];
+    const waits = this.waits.get(position) ?? [];
     for (const node of waits) if (this.underWay.has(node) && !this.places.movesInput(node)) this.wait(node);
-    for (const node of this.starts[position]) this.start(node);
+    for (const node of this.starts.get(position) ?? []) this.start(node);
     for (const node of waits) this.of(node);
   }
 

@@ -104,13 +104,17 @@ class Planner {
 
   private planGradients(sums: readonly Node[], modules: ReadonlySet<string>): void {
     // One collective after the other on the same value: the first is planned first.
-    for (let rest = sums; rest.length > 0; ) {
-      const now = rest.filter((node) => {
+    for (let rest = new Set(sums); rest.size > 0; ) {
+      const later = new Set<Node>();
+      for (const node of rest) {
         const source = this.places.sourceTransfer(node);
-        return source === null || !rest.includes(source);
-      });
-      this.planReady(now, modules);
-      rest = rest.filter((node) => !now.includes(node));
+        if (source !== null && rest.has(source)) later.add(node);
+      }
+      this.planReady(
+        [...rest].filter((node) => !later.has(node)),
+        modules,
+      );
+      rest = later;
     }
   }
 
@@ -123,7 +127,12 @@ class Planner {
   private planReady(sums: readonly Node[], modules: ReadonlySet<string>): void {
     const { places } = this;
     const groups = new Map<string, Node[]>();
-    for (const node of sums) groups.set(kindOf(node), [...(groups.get(kindOf(node)) ?? []), node]);
+    for (const node of sums) {
+      const kind = kindOf(node);
+      const group = groups.get(kind);
+      if (group) group.push(node);
+      else groups.set(kind, [node]);
+    }
     for (const group of groups.values()) {
       const sorted = group.sort(
         (a, b) => this.readyAt(a) - this.readyAt(b) || places.positionOf(a) - places.positionOf(b),

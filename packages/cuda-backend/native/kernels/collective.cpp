@@ -185,10 +185,11 @@ MadeKernel makeAxisIndex(const KernelRequest& request) {
   return made;
 }
 
-/// The value is where the collective put it.
-MadeKernel makeDone(const KernelRequest& request) {
+/// The first operand, in its own memory where nothing reads it later: of collective_done where the collective
+/// put it, of a barrier where it was.
+MadeKernel makeSame(const KernelRequest& request) {
   MadeKernel made;
-  made.label = label("collective_done", request.operands[0]);
+  made.label = label(info(request.node.op).name, request.operands[0]);
   made.kernel = kernelOf([bytes = request.results[0].bytes()](const KernelArgs& args) {
     if (args.writes[0] != args.reads[0] && bytes > 0) std::memcpy(args.writes[0], args.reads[0], bytes);
   });
@@ -201,6 +202,6 @@ MadeKernel makeDone(const KernelRequest& request) {
 const KernelEntry allReduceEntry = {makeAllReduce}, allGatherEntry = {makeAllGather},
                   reduceScatterEntry = {makeReduceScatter}, allToAllEntry = {makeAllToAll},
                   collectivePermuteEntry = {makePermute}, shardSliceEntry = {makeShardSlice},
-                  axisIndexEntry = {makeAxisIndex}, collectiveDoneEntry = {makeDone};
+                  axisIndexEntry = {makeAxisIndex}, collectiveDoneEntry = {makeSame}, barrierEntry = {makeSame};
 
 }  // namespace lazuli

@@ -28,6 +28,8 @@ const KernelEntry* findKernel(Op op) {
       return &attentionGradEntry;
     case Op::axis_index:
       return &axisIndexEntry;
+    case Op::barrier:
+      return &barrierEntry;
     case Op::collective_done:
       return &collectiveDoneEntry;
     case Op::collective_permute:

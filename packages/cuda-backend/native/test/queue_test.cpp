@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstring>
+#include <future>
 
 #include "collectives/bucket.h"
 #include "collectives/local.h"
+#include "device.h"
 #include "kernel_harness.h"
+#include "program_writer.h"
 
 namespace lazuli::test {
 namespace {
@@ -164,6 +166,78 @@ TEST(Bucket, GivesTheBitsOfItsPiecesOneByOne) {
   for (size_t device = 0; device < 3; device++) {
     for (size_t i = 0; i < results[0][device].size(); i++)
       ASSERT_EQ(results[0][device][i].bytes, results[1][device][i].bytes) << device << ", piece " << i;
+  }
+}
+
+using W = ProgramWriter;
+
+/// Sums and a gather of what is computed, beside a look-up that a place out of range fails.
+Words program(bool apart) {
+  W w;
+  const TensorType x = f32({9, 400}), whole = f32({27, 400}), row = f32({1, 400});
+  const Words mesh = W::join({W::ints({3}), W::ints({0})});
+  const W::Ref given = w.input(x), place = w.input(type(DType::i32, {1}));
+  const W::Ref values[] = {w.node(Op::neg, {given}, x), w.node(Op::square, {given}, x), given};
+  std::vector<W::Ref> collectives;
+  const auto add = [&](Op op, W::Ref operand, const TensorType& result, const Words& attrs) {
+    collectives.push_back(apart ? w.started(op, operand, result, attrs)
+                                : w.node(op, {operand}, result, attrs));
+  };
+  add(Op::all_reduce, values[0], x, W::join({mesh, W::word(0)}));
+  add(Op::all_reduce, values[1], x, W::join({mesh, W::word(0)}));
+  add(Op::all_gather, values[2], whole, W::join({mesh, W::integer(0)}));
+  w.output(w.node(Op::index_select, {given, place}, row, W::integer(0)));
+  const TensorType types[] = {x, x, whole};
+  for (size_t i = 0; i < 3; i++) {
+    const W::Ref value = apart ? w.done(collectives[i], values[i], types[i], i < 2 ? 0 : -1) : collectives[i];
+    w.output(w.node(Op::neg, {value}, types[i]));
+  }
+  return w.words();
+}
+
+TEST(CollectiveQueue, RunsWholeProgramsAndSurvivesTheirFailures) {
+  DeviceOptions options;
+  options.virtualDevices = 3;
+  const auto device = makeCpuDevice(options);
+  const auto bytes = [](const auto& values) { return std::as_bytes(std::span(values)); };
+  for (int d = 0; d < 3; d++) {
+    std::vector<float> x(9 * 400);
+    for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(i * 7 % 1013) / 9 + static_cast<float>(d);
+    device->upload(1, bytes(x), d);
+    device->upload(2, bytes(std::vector<int32_t>{d == 1 ? 9 : d}), d);  // out of range on one device
+  }
+  device->upload(3, bytes(std::vector<int32_t>{4}));
+  BufferId next = 10;
+  const auto run = [&](ExecutableId id, BufferId place) {
+    std::promise<RunResult> result;
+    const BufferId inputs[] = {1, place}, outputs[] = {next, next + 1, next + 2, next + 3};
+    next += 4;
+    device->run(id, inputs, outputs, false, [&](RunResult given) { result.set_value(std::move(given)); });
+    return result.get_future().get();
+  };
+  const auto read = [&](BufferId buffer, int d) {
+    std::vector<std::byte> target(device->bufferBytes(buffer));
+    std::promise<std::string> done;
+    device->download(
+        buffer, target, [&](std::string error) { done.set_value(std::move(error)); }, d);
+    EXPECT_EQ(done.get_future().get(), "");
+    return target;
+  };
+  const ExecutableId plain = device->compile(program(false), false),
+                     apart = device->compile(program(true), false);
+  const BufferId expected = next;
+  ASSERT_EQ(run(plain, 3).error, "");
+  for (int round = 0; round < 40; round++) {
+    const BufferId first = next;
+    if (round % 4 == 3) {
+      const RunResult failed = run(apart, 2);
+      EXPECT_NE(failed.error.find("device 1: index_select: index 9"), std::string::npos) << failed.error;
+      continue;
+    }
+    ASSERT_EQ(run(apart, 3).error, "");
+    for (int d = 0; d < 3; d++) {
+      for (BufferId o = 0; o < 4; o++) ASSERT_EQ(read(first + o, d), read(expected + o, d)) << "output " << o;
+    }
   }
 }
 

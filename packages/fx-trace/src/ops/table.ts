@@ -7,7 +7,7 @@ import * as collective from "./collective.js";
 import { dot_general } from "./contraction.js";
 import { cross_entropy, cross_entropy_grad } from "./cross_entropy.js";
 import * as index from "./index.js";
-import { constant, detach, input, result } from "./leaf.js";
+import { barrier, constant, detach, input, result } from "./leaf.js";
 import { layer_norm, layer_norm_grad, rms_norm, rms_norm_grad } from "./norm.js";
 import { bernoulli, random_normal, random_uniform } from "./random.js";
 import * as reduction from "./reduction.js";
@@ -28,6 +28,7 @@ export const ops = {
   constant,
   result,
   detach,
+  barrier,
   // Sources
   full,
   iota,
