@@ -6,6 +6,7 @@ import {
   createContainer,
   Engine,
   F,
+  fx,
   optim,
   sync,
   type Tensor,
@@ -38,7 +39,7 @@ function secondsOfAsync(fn: () => Promise<void>): Promise<number> {
   });
 }
 
-/** How long an N-layer decoder takes to record, forward and with its gradients; nothing is run. */
+/** How long an N-layer decoder takes to record, forward and with its gradients, and to trace into a graph module; nothing is run. */
 export async function traceBenchmark({ layers }: { layers: number }): Promise<Result> {
   const { device } = configure({ device: "null" });
   /** A fresh pending graph on the same device. */
@@ -70,6 +71,11 @@ export async function traceBenchmark({ layers }: { layers: number }): Promise<Re
       forward();
     }) * 1000;
   const bothMs = secondsOf(both) * 1000;
+  let graphNodes = 0;
+  const symbolicMs =
+    secondsOf(() => {
+      graphNodes = fx.symbolicTrace(model, { exampleInputs: [ids] }).graph.size;
+    }) * 1000;
   // Nodes are numbered as they are made.
   const first = zeros([]).node.id;
   both();
@@ -78,6 +84,8 @@ export async function traceBenchmark({ layers }: { layers: number }): Promise<Re
     layers,
     forward_trace_ms: round(forwardMs, 1),
     forward_backward_trace_ms: round(bothMs, 1),
+    symbolic_trace_ms: round(symbolicMs, 1),
+    graph_nodes: graphNodes,
     nodes,
     us_per_node: round((bothMs * 1000) / nodes),
     dispatch_us: await dispatchUs(),

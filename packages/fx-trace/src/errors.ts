@@ -37,3 +37,43 @@ export class ValueError extends LazuliError {}
 export class GradError extends LazuliError {}
 /** A graph that breaks an invariant; a bug in a pass, named by the verifier. */
 export class GraphError extends LazuliError {}
+
+/** Where an op stands. */
+export interface OpPlace {
+  readonly op: string;
+  /** Module path, empty outside any. */
+  readonly scope: string;
+}
+
+/** Ops that an export format has no counterpart of. */
+export class UnsupportedOpError extends LazuliError {
+  /** Every op that cannot be written, once by op and scope. */
+  readonly places: readonly OpPlace[];
+
+  constructor(
+    op: string,
+    format: string,
+    nodes: readonly { readonly op: { readonly name: string }; readonly scope: string }[],
+  ) {
+    const unique = new Map(nodes.map((node) => [`${node.op.name} ${node.scope}`, node]));
+    const places = [...unique.values()].map((node) => ({ op: node.op.name, scope: node.scope }));
+    const list = places.map((place) => (place.scope ? `${place.op} in ${place.scope}` : place.op));
+    super(op, `${format} has no ${list.join(", ")}`);
+    this.places = places;
+  }
+}
+/** A program that cannot be traced, or a traced one run on what it was not traced for. Says where in the user's source. */
+export class TraceError extends LazuliError {
+  constructor(
+    op: string,
+    detail: string,
+    scope = "",
+    /** `file:line:column` of the user's call, where it is known. */
+    readonly source: string | null = null,
+    options?: ErrorOptions,
+  ) {
+    super(op, source ? `${detail}, at ${source}` : detail, scope, options);
+  }
+}
+/** A traced program was called with what it was specialised against. */
+export class GuardError extends TraceError {}

@@ -3,6 +3,10 @@ export * from "./close.js";
 export * from "./dtype.js";
 export * from "./encode.js";
 export * from "./errors.js";
+export { ONNX_OPSET, type OnnxGraph, toOnnxGraph } from "./export/onnx.js";
+export { type Onnx, type OnnxAttribute, type OnnxTensor, onnxTypes } from "./export/onnx_writer.js";
+export { type StableHloOptions, toStableHLO } from "./export/stablehlo.js";
+export * from "./fx/index.js";
 export * from "./graph.js";
 export * from "./node.js";
 export * from "./opdef.js";
@@ -19,7 +23,8 @@ export * from "./ops/composite.js";
 export { einsum } from "./ops/einsum.js";
 export { constant, input, result } from "./ops/leaf.js";
 export { type OpName, type OpTable, ops, opTable } from "./ops/table.js";
-export { cse } from "./passes/cse.js";
+export { parseGraph } from "./parse.js";
+export { commutative, cse } from "./passes/cse.js";
 export { dce } from "./passes/dce.js";
 export { decompose } from "./passes/decompose.js";
 export { foldConstants } from "./passes/fold.js";
@@ -30,5 +35,15 @@ export { simplify } from "./passes/simplify.js";
 export { standardPasses } from "./passes/standard.js";
 export * from "./print.js";
 export * from "./shape.js";
+export {
+  type Batched,
+  type Batching,
+  batchNodes,
+  type Randomness,
+  spread,
+  valueIn,
+} from "./transforms/batch.js";
+export { batchRules } from "./transforms/batch_rules.js";
+export { pushForward } from "./transforms/jvp.js";
 export { verify } from "./verify.js";
 export { type GradientOptions, gradients } from "./vjp.js";

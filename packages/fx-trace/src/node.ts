@@ -122,6 +122,11 @@ export function atScope<T>(path: string, fn: () => T): T {
   }
 }
 
+/** Makes `path` the module path from here on; the caller sets it back. */
+export function enterScope(path: string): void {
+  scopePath = path;
+}
+
 /** Runs `fn` with gradient recording on or off. */
 export function withGrad<T>(enabled: boolean, fn: () => T): T {
   const previous = gradEnabled;

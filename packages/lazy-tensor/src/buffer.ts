@@ -2,7 +2,8 @@ import type { NativeDevice } from "@lazuli/cuda-backend";
 import type { TensorType } from "@lazuli/fx-trace";
 import { type Dims, dimsIn, hasSameParts, type Mesh } from "@lazuli/sharding";
 
-export type BufferState = "live" | "donated" | "freed";
+/** `traced`: of a value that stood for others while a function was traced, and never had data. */
+export type BufferState = "live" | "donated" | "freed" | "traced";
 
 let nextId = 1;
 

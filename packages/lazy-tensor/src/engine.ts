@@ -1,6 +1,8 @@
 import type { Ids, NativeDevice, RunResult } from "@lazuli/cuda-backend";
 import {
   closeGraph,
+  currentRecorder,
+  currentScope,
   encodeNodes,
   formatType,
   hashWords,
@@ -13,6 +15,7 @@ import {
   setRecorder,
   standardPasses,
   type TensorType,
+  TraceError,
   withRecorder,
 } from "@lazuli/fx-trace";
 import {
@@ -28,8 +31,9 @@ import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { watchedBy, watcher } from "./compile/watcher.js";
 import { debugLevel } from "./debug.js";
-import { StaleTensorError } from "./errors.js";
+import { StaleTensorError, TensorError } from "./errors.js";
 import type { Events, StepEvent } from "./events.js";
+import { activeTrace } from "./fx/active.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
 import { type Communication, checkedCommunication, type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
@@ -142,9 +146,24 @@ export class Engine {
     }
   }
 
+  /** False while a transform records a function into a graph of its own. */
+  get isRecording(): boolean {
+    return currentRecorder() === this;
+  }
+
+  /** Throws TensorError where a function is only being recorded: `what` needs a value, or a step, of its own. */
+  requireRecording(op: string, what: string): void {
+    if (this.isRecording) return;
+    throw new TensorError(
+      op,
+      `${what} inside a function that is being traced: it holds no values`,
+      currentScope(),
+    );
+  }
+
   /** A tensor now shows this node to the user. */
   show(node: Node): void {
-    this.visible.add(node);
+    if (activeTrace === null && this.isRecording) this.visible.add(node);
   }
 
   /** The node's tensor was given another value in place: unless something else asks for the old one, it is not kept. */
@@ -154,11 +173,17 @@ export class Engine {
 
   /** Keeps the node's value in the next step whatever consumes it. */
   keep(node: Node): void {
+    activeTrace?.refuse("sync", "a step is taken in what is traced: call sync() outside");
     this.kept.add(node);
   }
 
   /** The holder's present node is the first value of a parameter, a buffer or optimizer state. */
   markInitial(holder: Holder): void {
+    activeTrace?.refuse(
+      "Parameter",
+      "a parameter, a buffer or optimizer state is made or loaded in what is traced",
+    );
+    this.requireRecording("state", "a parameter, a buffer or optimizer state is made or set");
     const node = holder.node;
     holder.isState = true;
     if (node.storage === null) this.initials.set(holder, node);
@@ -177,11 +202,14 @@ export class Engine {
   upload(type: TensorType, bytes: ArrayBufferView): Node {
     const buffer = this.pool.create(type);
     this.device.upload(buffer.id, bytes);
-    return this.leaf(type, buffer);
+    const node = this.leaf(type, buffer);
+    activeTrace?.uploaded(node, type, bytes);
+    return node;
   }
 
   /** A leaf that lies over the mesh: by local device the bytes of its part, padding included. */
   uploadParts(type: TensorType, layout: Dims, parts: ReadonlyMap<number, ArrayBufferView>): Node {
+    activeTrace?.refuse("upload", "data is laid out over a mesh in what is traced: give it as an argument");
     const buffer = this.pool.create(type, layout);
     for (const [device, bytes] of parts) this.device.upload(buffer.id, bytes, device);
     return this.leaf(type, buffer);
@@ -228,6 +256,7 @@ export class Engine {
 
   /** The step's RNG key and a stream no other call of the step has. The key is an input: new numbers never recompile. */
   nextRandom(): { key: Node; stream: number } {
+    if (activeTrace !== null) return activeTrace.nextRandom();
     const state = this.randomState;
     if (!state.key || (state.key.storage as DeviceBuffer).state !== "live") state.key = this.newRandomKey();
     return { key: state.key, stream: state.stream++ };
@@ -254,6 +283,7 @@ export class Engine {
    */
   async read(node: Node, target: ArrayBufferView | null): Promise<void> {
     if (node.storage === null) {
+      this.requireRecording("read", `the value ${formatType(node.type)} is read`);
       this.keep(node);
       await this.step();
     }
@@ -275,6 +305,7 @@ export class Engine {
   }
 
   free(node: Node): void {
+    if (activeTrace !== null) return; // what was made in it has no memory, and the rest is not its to end
     const buffer = node.storage as DeviceBuffer | null;
     if (buffer) this.pool.free(buffer);
   }
@@ -286,6 +317,12 @@ export class Engine {
 
   private requireLive(node: Node, buffer: DeviceBuffer): void {
     if (buffer.state === "live") return;
+    if (buffer.state === "traced")
+      throw new TraceError(
+        node.op.name,
+        `the value ${formatType(node.type)} was traced and has no data: use what the traced module returns`,
+        node.scope,
+      );
     const what =
       buffer.state === "donated"
         ? "was overwritten by the update of the parameter or state it came from"
@@ -318,6 +355,7 @@ export class Engine {
    * What fails is told by the next `step()`.
    */
   takeStep(results: readonly Node[] | null = null): TakenStep {
+    activeTrace?.refuse("sync", "a step is taken in what is traced: call sync() outside");
     const started = performance.now();
     const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));
     if (initials.size > 0) {

@@ -9,10 +9,18 @@ export {
   DTypeError,
   dtypes,
   GradError,
+  type Graph,
+  GraphError,
+  GuardError,
   isFloat,
   LazuliError,
+  type OpPlace,
   type Shape,
   ShapeError,
+  type StableHloOptions,
+  TraceError,
+  toStableHLO,
+  UnsupportedOpError,
   ValueError,
   withScope,
 } from "@lazuli/fx-trace";
@@ -42,8 +50,21 @@ export {
   type RecordEvent,
   type StepEvent,
 } from "./events.js";
+export * from "./export/index.js";
+export { functionalCall } from "./functional_call.js";
 export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
+export {
+  type Axes,
+  hessian,
+  jacfwd,
+  jacrev,
+  jvp,
+  type VmapOptions,
+  vjp,
+  vmap,
+} from "./functional_transforms.js";
 export { cat, einsum, stack, where } from "./functions.js";
+export * as fx from "./fx/index.js";
 export * from "./io/index.js";
 export { printError } from "./job.js";
 export type { Operand } from "./methods/elementwise.js";
@@ -53,6 +74,7 @@ export * as F from "./nn/functional.js";
 export * as nn from "./nn/index.js";
 export * as optim from "./optim/index.js";
 export { type EngineOptions, TOKENS } from "./options.js";
+export { treeLeaves, treeMap } from "./pytree.js";
 export { checkpoint } from "./remat.js";
 export {
   configure,

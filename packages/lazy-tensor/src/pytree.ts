@@ -1,3 +1,4 @@
+import { isPlainObject, mapLeaves } from "@lazuli/fx-trace";
 import { Tensor } from "./tensor.js";
 
 /*
@@ -5,22 +6,9 @@ import { Tensor } from "./tensor.js";
  * instances of classes) is part of the structure and stays as it is.
  */
 
-const isPlainObject = (value: unknown): value is Record<string, unknown> => {
-  if (typeof value !== "object" || value === null) return false;
-  const prototype = Object.getPrototypeOf(value);
-  return prototype === Object.prototype || prototype === null;
-};
-
-/** A structure of the same form with what `fn` gives for each tensor; `path` is as `0.weights.2`. As jax.tree.map. */
-export function treeMap<T>(tree: T, fn: (leaf: Tensor, path: string) => unknown, path = ""): T {
-  const below = (key: string | number): string => (path ? `${path}.${key}` : `${key}`);
-  if (tree instanceof Tensor) return fn(tree, path) as T;
-  if (Array.isArray(tree)) return tree.map((item, i) => treeMap(item, fn, below(i))) as T;
-  if (!isPlainObject(tree)) return tree;
-  return Object.fromEntries(
-    Object.entries(tree).map(([key, item]) => [key, treeMap(item, fn, below(key))]),
-  ) as T;
-}
+/** A structure of the same form with what `fn` gives for each tensor. As jax.tree.map. */
+export const treeMap = <T>(tree: T, fn: (leaf: Tensor) => unknown): T =>
+  mapLeaves(tree, (leaf) => (leaf instanceof Tensor ? fn(leaf) : leaf)) as T;
 
 /** Tensors in the order of the structure. As jax.tree.leaves. */
 export function treeLeaves(tree: unknown): Tensor[] {

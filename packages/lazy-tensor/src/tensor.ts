@@ -16,6 +16,7 @@ import type { DeviceBuffer } from "./buffer.js";
 import { watcher } from "./compile/watcher.js";
 import type { Holder } from "./engine.js";
 import { TensorError } from "./errors.js";
+import { activeTrace } from "./fx/active.js";
 import { engine } from "./runtime.js";
 import { type Layout, layoutNow, presentDims } from "./sharding/layout.js";
 import { type DataArray, decodeArray, rawArray } from "./typed_array.js";
@@ -51,6 +52,7 @@ export class Tensor implements Holder {
   get node(): Node {
     if (watcher !== null) watcher.read(this);
     const node = this.shown ?? this.current;
+    if (activeTrace !== null) activeTrace.read(this, node);
     return Tensor.reading ? Tensor.reading(node) : node;
   }
 
@@ -153,6 +155,7 @@ export class Tensor implements Holder {
 
   /** Asks for gradients of this leaf, or stops. Throws DTypeError for integers. As torch.Tensor.requires_grad_. */
   requiresGrad_(requires = true): this {
+    activeTrace?.refuse("requiresGrad", "asks for gradients of a tensor: make leaves outside what is traced");
     if (requires && !isFloat(this.dtype)) {
       throw new TensorError("requiresGrad", `only float tensors have gradients, this one is ${this.dtype}`);
     }
@@ -195,6 +198,11 @@ export class Tensor implements Holder {
    * `gradient`, of its shape. Throws GradError. As torch.Tensor.backward.
    */
   backward(gradient?: Tensor, options: BackwardOptions = {}): void {
+    activeTrace?.refuse(
+      "backward",
+      "fills gradients: trace the forward alone and call backward() on what it returns, or use grad()",
+    );
+    engine().requireRecording("backward", "backward() is called");
     engine().keep(this.current);
     for (const [leaf, node] of backward(this.current, gradient?.node, options)) {
       const owner = leafOwners.get(leaf);
@@ -219,21 +227,36 @@ export class Tensor implements Holder {
   // --- values ------------------------------------------------------------------------------------------------------
 
   /** The value of a tensor of one element, taking a step first where it is pending. Throws TensorError. */
-  async item(): Promise<number> {
+  item(): Promise<number> {
+    refuseRead("item");
+    return this.readItem();
+  }
+
+  private async readItem(): Promise<number> {
     if (this.size !== 1)
       throw new TensorError("item", `the tensor has ${this.size} elements, shape ${formatShape(this.shape)}`);
     return Number((await this.data())[0]);
   }
 
   /** The elements in row-major order; half types as float32, bool as bytes 0 and 1. Takes a step where pending. */
-  async data(): Promise<DataArray> {
+  data(): Promise<DataArray> {
+    refuseRead("data");
+    return this.readData();
+  }
+
+  private async readData(): Promise<DataArray> {
     const raw = rawArray(this.dtype, this.size);
     await engine().read(this.current, raw);
     return decodeArray(this.dtype, raw);
   }
 
   /** The elements as nested arrays, of booleans for bool. Takes a step where pending. As torch.Tensor.tolist. */
-  async array(): Promise<NestedArray<number | boolean>> {
+  array(): Promise<NestedArray<number | boolean>> {
+    refuseRead("array");
+    return this.readArray();
+  }
+
+  private async readArray(): Promise<NestedArray<number | boolean>> {
     const flat = await this.data();
     const { dtype, shape } = this;
     let next = 0;
@@ -267,7 +290,16 @@ export class Tensor implements Holder {
         `${this.name || "a leaf"} requires gradients and is updated in place: wrap the update in noGrad(() => ...)`,
       );
     }
+    if (activeTrace !== null) {
+      const before = this.current;
+      this.current = node;
+      activeTrace.assigned(this, before, () => {
+        this.current = before;
+      });
+      return this;
+    }
     const keeps = this.isState || this.current.storage !== null;
+    if (keeps) engine().requireRecording("assign", `${this.name || "a computed tensor"} is updated in place`);
     this.committed ??= this.current.storage as DeviceBuffer | null;
     engine().hide(this.current);
     this.current = node;
@@ -297,8 +329,30 @@ export class Tensor implements Holder {
   /** A tensor has no truth value or number before it is computed: read it with `await t.item()`. */
   [Symbol.toPrimitive](hint: string): string {
     if (hint === "string") return this.toString();
+    return this.valueOf();
+  }
+  valueOf(): never {
+    activeTrace?.refuse(
+      "valueOf",
+      `${this} is compared or used as a number, which it has no value for: ${instead}`,
+    );
     throw new TensorError("valueOf", `${this} is not a number: read it with \`await t.item()\``);
   }
 }
+
+const instead = "compare with t.gt(…), choose with where(…)";
+
+const refuseRead = (method: string): void => {
+  activeTrace?.refuse(method, `reads a traced value, which has none: ${instead}, or read it outside`);
+};
+
+// Outside a trace a tensor is no iterable, and none by its type: TypeScript refuses `for (const row of tensor)`.
+Object.defineProperty(Tensor.prototype, Symbol.iterator, {
+  get(this: Tensor): (() => never) | undefined {
+    const trace = activeTrace;
+    if (trace === null) return undefined;
+    return () => trace.refuse("iterator", `${this} is iterated: use split(), chunk() or at() for its parts`);
+  },
+});
 
 const leafOwners = new WeakMap<Node, Tensor>();

@@ -43,7 +43,7 @@ function sameAttr(a: AttrValue, b: AttrValue): boolean {
 }
 
 /** Ops whose operands may change places without changing a bit of the result. */
-const commutative = new Set([
+export const commutative: ReadonlySet<string> = new Set([
   "add",
   "mul",
   "maximum",

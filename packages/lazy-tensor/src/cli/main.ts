@@ -1,4 +1,5 @@
 import { Command, InvalidArgumentError } from "commander";
+import { CheckError, check } from "./check.js";
 import { LaunchError, launch } from "./launch.js";
 
 const count = (text: string): number => {
@@ -9,7 +10,7 @@ const count = (text: string): number => {
 };
 
 const program = new Command("lazuli")
-  .description("Lazuli's launcher.")
+  .description("Lazuli's launcher and checker.")
   .enablePositionalOptions()
   .showHelpAfterError("(lazuli --help)")
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
@@ -35,11 +36,18 @@ program
       process.exitCode = await launch({ script, args, ...options });
     },
   );
+program
+  .command("check")
+  .description("Finds tensors used as truth values or numbers, which they are not before they are computed.")
+  .argument("<files...>", "TypeScript or JavaScript files")
+  .action((files: string[]) => {
+    process.exitCode = check(files) > 0 ? 1 : 0;
+  });
 
 try {
   await program.parseAsync();
 } catch (error) {
-  if (!(error instanceof LaunchError)) throw error;
+  if (!(error instanceof LaunchError || error instanceof CheckError)) throw error;
   console.error(`lazuli: ${error.message}`);
   process.exitCode = 2;
 }

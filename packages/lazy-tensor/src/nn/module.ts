@@ -2,6 +2,7 @@ import { type DType, formatShape, isFloat, sameShape, withScope } from "@lazuli/
 import { noGrad } from "../autograd.js";
 import { watcher } from "../compile/watcher.js";
 import { StateDictError } from "../errors.js";
+import { activeTrace } from "../fx/active.js";
 import { engine } from "../runtime.js";
 import type { Tensor } from "../tensor.js";
 import { Buffer, Parameter } from "./parameter.js";
@@ -24,11 +25,13 @@ export abstract class Module {
   /** Where this module was found last, so that its scope is looked up once. */
   #place: { parent: Module; path: string } | null = null;
   readonly #around: Around[] = [];
+  /** `forward` as the class has it. */
+  readonly #forward: (...args: never[]) => unknown;
 
   constructor() {
-    const forward = this.forward;
+    this.#forward = this.forward;
     Object.defineProperty(this, "forward", {
-      value: (...args: never[]) => withScope(this.#pathIn(running.at(-1)), () => this.#run(forward, args)),
+      value: (...args: never[]) => this.#enter(this.#pathIn(running.at(-1)), args),
       enumerable: false,
       configurable: true,
       writable: true,
@@ -36,6 +39,16 @@ export abstract class Module {
   }
 
   abstract forward(...args: never[]): unknown;
+
+  /** `module.forward(...args)` by a caller that knows the path it is found under. */
+  static callAt(module: Module, path: string, args: readonly unknown[]): unknown {
+    return module.#enter(path, args as never[]);
+  }
+
+  /** `forward` as the class has it, without hooks and scope. */
+  static plainForward(module: Module): (...args: never[]) => unknown {
+    return module.#forward;
+  }
 
   // --- what it holds -----------------------------------------------------------------------------------------------
 
@@ -59,6 +72,13 @@ export abstract class Module {
   /** Parameters with their paths, each once: a shared one under its first path. */
   *namedParameters(): Generator<[string, Parameter]> {
     for (const [name, tensor] of this.#namedTensors()) if (tensor instanceof Parameter) yield [name, tensor];
+  }
+
+  /** Parameters and buffers held directly, by field. */
+  *namedOwnTensors(): Generator<[string, Parameter | Buffer]> {
+    for (const [name, value] of Object.entries(this)) {
+      if (value instanceof Parameter || value instanceof Buffer) yield [name, value];
+    }
   }
 
   parameters(): Parameter[] {
@@ -189,8 +209,13 @@ export abstract class Module {
       ([name, child]) => `  (${name}): ${child.toString().replaceAll("\n", "\n  ")}`,
     );
     return children.length > 0
-      ? `${this.constructor.name}(\n${children.join("\n")}\n)`
-      : `${this.constructor.name}(${this.extraRepr()})`;
+      ? `${this.className}(\n${children.join("\n")}\n)`
+      : `${this.className}(${this.extraRepr()})`;
+  }
+
+  /** The name that `toString` shows. */
+  protected get className(): string {
+    return this.constructor.name;
   }
 
   /** What a module without children shows between its parentheses. */
@@ -201,8 +226,8 @@ export abstract class Module {
   *#namedTensors(once = true): Generator<[string, Tensor]> {
     const seen = new Set<Tensor>();
     for (const [path, module] of this.namedModules("", once ? undefined : new Set())) {
-      for (const [name, value] of Object.entries(module)) {
-        if (!(value instanceof Parameter || value instanceof Buffer) || (once && seen.has(value))) continue;
+      for (const [name, value] of module.namedOwnTensors()) {
+        if (once && seen.has(value)) continue;
         seen.add(value);
         value.name ||= join(path, name);
         yield [join(path, name), value];
@@ -219,11 +244,17 @@ export abstract class Module {
     return this.#place.path;
   }
 
-  #run(forward: (...args: never[]) => unknown, args: never[]): unknown {
+  #enter(path: string, args: never[]): unknown {
+    return withScope(path, () =>
+      activeTrace === null ? this.#run(args) : activeTrace.callModule(this, args, () => this.#run(args)),
+    );
+  }
+
+  #run(args: never[]): unknown {
     watcher?.module(this);
     running.push(this);
     try {
-      let next = (...given: never[]): unknown => forward.apply(this, given);
+      let next = (...given: never[]): unknown => this.#forward.apply(this, given);
       for (const around of this.#around) {
         const inner = next;
         next = (...given) => around(inner, given);

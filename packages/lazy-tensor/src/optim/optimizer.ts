@@ -3,6 +3,7 @@ import { type Dims, specOf } from "@lazuli/sharding";
 import { noGrad } from "../autograd.js";
 import { tensor, zeros } from "../creation.js";
 import { TensorError } from "../errors.js";
+import { activeTrace } from "../fx/active.js";
 import { setInitial } from "../nn/module.js";
 import { engine } from "../runtime.js";
 import type { Placement } from "../sharding/parts.js";
@@ -76,6 +77,7 @@ export abstract class Optimizer<O extends { lr: number }> {
    * and state stay as they were. As torch.optim.Optimizer.step.
    */
   step(unless: Tensor | null = null): void {
+    activeTrace?.refuse("optim", "an optimizer takes a step in what is traced: trace the forward alone");
     noGrad(() => {
       this.before = unless && new Map(this.parameters().map((param) => [param, param.node]));
       this.before?.set(this.stepCount, this.stepCount.node);
