@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import {
   arange,
+  compile,
   configure,
   type Engine,
   explainSharding,
@@ -23,6 +24,7 @@ import {
   saveSafetensors,
   sync,
   type Tensor,
+  tensorFromCallback,
   visualizeSharding,
   zeros,
 } from "../src/index.js";
@@ -226,6 +228,35 @@ describe("several meshes of the same devices", () => {
     optimizer.step();
     await sync();
     expect(layer.weight.sharding).toEqual([["data", "tensor"], null]);
+  });
+
+  it("take parts made over any of them", async () => {
+    open(8);
+    markSharding(zeros([8]), grid, ["data"]);
+    const rows = await tensorFromCallback([10, 2], "float32", all, ["all"], ({ start, shape }) =>
+      Float32Array.from({ length: shape[0] * 2 }, (_, i) => 2 * start[0] + i),
+    );
+    expect(rows.sharding).toEqual([["data", "tensor"], null]);
+    expect(numbers(await rows.data())).toEqual(Array.from({ length: 20 }, (_, i) => i));
+  });
+
+  it("are told apart by a compiled function", async () => {
+    open(8);
+    const [first, second] = [
+      markSharding(arange(10), all, ["all"]),
+      markSharding(arange(10).mul(2), all, ["all"]),
+    ];
+    await sync(first, second);
+    markSharding(zeros([8]), grid, ["data"]);
+    const shifted = compile((x: Tensor) => x.add(1));
+    for (const [x, scale] of [
+      [first, 1],
+      [first, 1],
+      [second, 2],
+    ] as const)
+      expect(numbers(await (await shifted(x)).data())).toEqual(
+        Array.from({ length: 10 }, (_, i) => scale * i + 1),
+      );
   });
 
   it("are refused where no finer mesh has the axes of both, and of another size", () => {

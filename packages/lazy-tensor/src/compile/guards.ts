@@ -45,7 +45,8 @@ export function differs(node: Node, { type, layout, requiresGrad }: Expected): s
   const buffer = node.storage as DeviceBuffer | null;
   if (buffer === null) return "is not computed yet";
   if (buffer.state !== "live") return "is gone: it was disposed or overwritten";
-  if (!sameLayout(buffer.layout, layout, type.shape.length)) return "lies over the mesh in another way";
+  if (buffer.isOutdated || !sameLayout(buffer.layout, layout, type.shape.length))
+    return "lies over the mesh in another way";
   return null;
 }
 

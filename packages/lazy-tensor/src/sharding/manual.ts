@@ -147,7 +147,7 @@ export function manualSharding<A extends readonly Tensor[], R extends Tensor | r
       );
     const grid = engine().useMesh(mesh);
     const current = { mesh, grid, axes: axesIn(mesh, grid) };
-    return record<Tensor[], R>(
+    const results = record<Tensor[], R>(
       current,
       () => args.map((arg, i) => enter(arg, `argument ${i}`, inSpecs[i], current)),
       (parts) => fn(...(parts as unknown as A)),
@@ -162,5 +162,7 @@ export function manualSharding<A extends readonly Tensor[], R extends Tensor | r
         return made.map((x, i) => leave(x, `result ${i}`, specs[i], current)) as unknown as R;
       },
     );
+    for (const x of [results].flat() as Tensor[]) engine().show(x.node);
+    return results;
   };
 }
