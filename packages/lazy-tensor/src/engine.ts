@@ -322,7 +322,7 @@ export class Engine {
     if (buffer.state === "traced")
       throw new TraceError(
         node.op.name,
-        `the value ${formatType(node.type)} was traced and has no data: use what the traced module returns`,
+        `the value ${formatType(node.type)} was traced and has no data: what the traced function computed was kept (in a cache?) and used after it`,
         node.scope,
       );
     const what =
