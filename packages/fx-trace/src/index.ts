@@ -5,6 +5,7 @@ export * from "./errors.js";
 export * from "./graph.js";
 export * from "./node.js";
 export * from "./opdef.js";
+export { maskedAttention } from "./ops/attention.js";
 export * from "./ops/build.js";
 export { type CollectiveName, collectiveNames, groupSize, type ReductionKind } from "./ops/collective.js";
 export * from "./ops/composite.js";

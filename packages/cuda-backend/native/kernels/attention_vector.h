@@ -44,6 +44,38 @@ inline void product(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, co
   for (; j < n; j += width) productPanel<T, 1, kMajor, add>(m, k, a, lda, b + j, ldb, c + j, ldc);
 }
 
+/// The least and the largest of some segments.
+struct SegmentRange {
+  int32_t low, high;
+
+  SegmentRange(const int32_t* segments, int64_t count) : low(segments[0]), high(segments[0]) {
+    for (int64_t i = 1; i < count; i++) {
+      low = segments[i] < low ? segments[i] : low;
+      high = segments[i] > high ? segments[i] : high;
+    }
+  }
+  /// Whether none of these is one of those: a block of such is passed over.
+  bool isApart(const SegmentRange& other) const { return high < other.low || other.high < low; }
+  /// Whether all of these are all of those.
+  bool isOne(const SegmentRange& other) const { return low == high && other.low == low && other.high == low; }
+};
+
+/// The segments of a block's queries or keys as lanes to compare.
+template <class T>
+struct SegmentLanes {
+  using Lane = decltype(typename Simd<T>::Mask{}[0] + 0);
+  Lane of[kBlock] = {};
+
+  void set(const int32_t* segments, int64_t count) {
+    for (int64_t i = 0; i < count; i++) of[i] = segments[i];
+  }
+  typename Simd<T>::Mask at(int64_t i) const {
+    typename Simd<T>::Mask lanes;
+    __builtin_memcpy(&lanes, of + i, sizeof lanes);
+    return lanes;
+  }
+};
+
 /// Calls f with a null pointer of the storage type and a zero of the work type.
 template <class F>
 LAZULI_INLINE void withTypes(DType dtype, F&& f) {
