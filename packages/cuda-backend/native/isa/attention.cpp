@@ -1,5 +1,9 @@
 #include "kernels/attention.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 // Attention without the matrix of scores, after Dao et al., "FlashAttention" (2022), with the online softmax
 // of Milakov and Gimelshein (2018). Scores are held transposed, [key][query]: a query is a lane, so that the
 // softmax needs no sums across lanes, and the same memory is the left operand of P · V, whose register tile
@@ -14,7 +18,7 @@ namespace {
 template <class T, class S>
 void packKeyBlock(const AttentionShape& s, const S* k, int64_t kRow, const S* v, int64_t vRow, int64_t count,
                   T* keys, T* values) {
-  packTransposed<T>(keys, kBlock, k, kRow, count, s.depth, kBlock, T(1));
+  packScored<T>(keys, k, kRow, count, s.depth, kBlock, T(1));
   packRows<T>(values, attentionPadded(s.valueDepth), v, vRow, count, s.valueDepth,
               attentionPadded(s.valueDepth));
 }
@@ -115,8 +119,8 @@ void forwardBlock(const AttentionShape& s, const AttentionBlock& b) {
     state.highest[i] = T(-__builtin_inf());
     state.sum[i] = 0;
   }
-  packTransposed<T>(q, kBlock, static_cast<const S*>(b.q), b.qRow, b.count, s.depth, laneCount,
-                    static_cast<T>(s.scale * kLog2E));
+  const T scale = static_cast<T>(s.scale * kLog2E);
+  packScored<T>(q, static_cast<const S*>(b.q), b.qRow, b.count, s.depth, laneCount, scale);
 
   const int64_t seen = s.causal ? most(0, least(s.keys, b.first + b.count + s.offset)) : s.keys;
   const int64_t begin = s.window > 0 ? most(0, b.first + s.offset + 1 - s.window) / kBlock * kBlock : 0;
@@ -133,7 +137,7 @@ void forwardBlock(const AttentionShape& s, const AttentionBlock& b) {
     const T* keys = static_cast<const T*>(b.keys) + j0 * s.depth;
     const T* values = static_cast<const T*>(b.values) + j0 * valueCols;
     const int64_t count = least(kBlock, seen - j0);
-    product<T, true, false>((count + 7) / 8 * 8, laneCount, s.depth, keys, kBlock, q, kBlock, scores, kBlock);
+    score<T, S>((count + 7) / 8 * 8, laneCount, s.depth, keys, q, scores, scale);
     const int64_t shift = j0 - b.first - s.offset;
     if (s.causal && count - 1 + shift > 0) maskBlock(scores, count, laneCount, shift);
     if (s.window > 0 && shift + s.window < b.count) maskBefore(scores, count, laneCount, shift + s.window);

@@ -1,5 +1,9 @@
 #include "kernels/attention.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 // The gradient of attention, after Dao et al., "FlashAttention" (2022): the weights are computed again from
 // lse, block by block. With delta = rowsum(dout * out) - dlse:
 //   P = exp(scale q·k - lse), dS = P (dout·v - delta), dv = P^T dout, dk = scale dS^T q, dq = scale dS k.
@@ -44,8 +48,8 @@ void packQueries(const AttentionShape& s, const AttentionGradTask& t, int64_t he
   const float* lse = t.lse + head * s.queries + first;
   const float* dlse = t.dlse ? t.dlse + head * s.queries + first : nullptr;
   const int64_t cols = attentionPadded(s.depth), valueCols = attentionPadded(s.valueDepth);
-  packTransposed<T>(to.q, kBlock, q, t.qRow, count, s.depth, kBlock, static_cast<T>(s.scale * kLog2E));
-  packTransposed<T>(to.dout, kBlock, dout, t.doutRow, count, s.valueDepth, kBlock, T(1));
+  packScored<T>(to.q, q, t.qRow, count, s.depth, kBlock, static_cast<T>(s.scale * kLog2E));
+  packScored<T>(to.dout, dout, t.doutRow, count, s.valueDepth, kBlock, T(1));
   packRows<T>(to.rows, cols, q, t.qRow, count, s.depth, cols);
   packRows<T>(to.doutRows, valueCols, dout, t.doutRow, count, s.valueDepth, valueCols);
   __builtin_memset(to.rows + count * cols, 0, static_cast<size_t>((kBlock - count) * cols) * sizeof(T));
@@ -121,7 +125,7 @@ int64_t keyBlocksOf(const AttentionShape& s, int64_t first, int64_t step) {
 }
 
 /// One block of queries against one of keys.
-template <class T>
+template <class T, class S>
 void gradBlock(const AttentionShape& s, const AttentionGradTask& t, const QueryBlock<T>& query,
                const KeyBlock<T>& key, int64_t first, int64_t queries, int64_t firstKey, int64_t keys, T* dk,
                T* dv, T* dq) {
@@ -136,8 +140,8 @@ void gradBlock(const AttentionShape& s, const AttentionGradTask& t, const QueryB
   }
   const int64_t cols = attentionPadded(s.depth), valueCols = attentionPadded(s.valueDepth);
   const int64_t rows = (queries + 7) / 8 * 8, keyLanes = attentionPadded(keys), keyRows = (keys + 7) / 8 * 8;
-  product<T, true, false>(rows, keyLanes, s.depth, query.q, kBlock, key.k, kBlock, key.scores, kBlock);
-  product<T, true, false>(rows, keyLanes, s.valueDepth, query.dout, kBlock, key.v, kBlock, key.dp, kBlock);
+  score<T, S>(rows, keyLanes, s.depth, query.q, key.k, key.scores, static_cast<T>(s.scale * kLog2E));
+  score<T, S>(rows, keyLanes, s.valueDepth, query.dout, key.v, key.dp, T(1));
   // Bounds that no pair of the blocks reaches are drawn near, for lanes are numbered in few bits.
   const int64_t end = first + s.offset + 1 - firstKey, far = 2 * kBlock;
   sight.high = s.causal ? least(end, far) : far;
@@ -173,8 +177,8 @@ void gradTyped(const AttentionShape& s, const AttentionGradTask& t, const S*, T)
       const int64_t keys = least(kBlock, s.keys - j0);
       const S* k = static_cast<const S*>(t.k) + j0 * t.kRow;
       const S* v = static_cast<const S*>(t.v) + j0 * t.vRow;
-      packTransposed<T>(key.k, kBlock, k, t.kRow, keys, s.depth, kBlock, T(1));
-      packTransposed<T>(key.v, kBlock, v, t.vRow, keys, s.valueDepth, kBlock, T(1));
+      packScored<T>(key.k, k, t.kRow, keys, s.depth, kBlock, T(1));
+      packScored<T>(key.v, v, t.vRow, keys, s.valueDepth, kBlock, T(1));
       packRows<T>(key.rows, cols, k, t.kRow, keys, s.depth, cols);
       T* dk = tiles + (heads > 1 ? n : 0) * tile;
       T* dv = dk + kBlock * cols;
@@ -182,8 +186,9 @@ void gradTyped(const AttentionShape& s, const AttentionGradTask& t, const S*, T)
       const int64_t firstSeeing = s.causal ? most(0, j0 - s.offset) : 0;
       const int64_t endSeeing = s.window > 0 ? most(0, j0 + keys - 1 + s.window - s.offset) : s.queries;
       for (int64_t i = firstSeeing / kBlock; i < queryBlocks && i * kBlock < endSeeing; i++)
-        gradBlock(s, t, QueryBlock<T>(s, blocks, i), key, i * kBlock, least(kBlock, s.queries - i * kBlock),
-                  j0, keys, dk, dv, dqSums + h * dqHead + i * kBlock * cols);
+        gradBlock<T, S>(s, t, QueryBlock<T>(s, blocks, i), key, i * kBlock,
+                        least(kBlock, s.queries - i * kBlock), j0, keys, dk, dv,
+                        dqSums + h * dqHead + i * kBlock * cols);
       if (h + 1 < heads) continue;
       S* dkTo = static_cast<S*>(t.dk) + j0 * s.depth;
       S* dvTo = static_cast<S*>(t.dv) + j0 * s.valueDepth;
