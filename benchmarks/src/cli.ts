@@ -69,6 +69,8 @@ bench("attention", "causal attention and its gradients")
   .option("--heads <n>", "heads", count, 6)
   .option("--seq <n>", "positions", count, 256)
   .option("--head-dim <n>", "size of a head", count, 48)
+  .option("--window <n>", "keys that a query sees (default: all before it)", count)
+  .addOption(dtype())
   .action(async ({ json, ...shape }) => print(await attentionBenchmark(shape), json));
 bench("matmul", "matrix products")
   .addOption(dtype())

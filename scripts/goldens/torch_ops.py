@@ -274,16 +274,24 @@ def rope(x, cos, sin, interleaved, inverse):
 
 
 @op
-def attention(q, k, v, shift=None, *, causal, offset, scale):
+def attention(q, k, v, *extras, causal, offset, scale, window):
+    segments, shift = extras[:2] if len(extras) >= 2 else None, extras[-1] if len(extras) % 2 else None
     offset += 0 if shift is None else shift.item()
     length, keys = q.shape[2], k.shape[2]
     groups = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
-    seen = torch.arange(keys) <= torch.arange(length)[:, None] + offset if causal else torch.ones(length, keys).bool()
+    key, position = torch.arange(keys), torch.arange(length)[:, None] + offset
+    seen = torch.ones(length, keys).bool()
+    if causal:
+        seen = seen & (key <= position)
+    if window > 0:
+        seen = seen & (key > position - window)
+    if segments:
+        seen = seen & (segments[0][:, None, :, None] == segments[1][:, None, None, :])
     some = seen.any(-1)
     # Rows that see nothing are given scores of 0, so that no NaN enters the gradient, and are masked after.
-    scores = (scale * (q @ k.mT)).masked_fill(~seen, -math.inf).masked_fill(~some[:, None], 0)
-    out = torch.softmax(scores, -1).masked_fill(~some[:, None], 0) @ v
+    scores = (scale * (q @ k.mT)).masked_fill(~seen, -math.inf).masked_fill(~some[..., None], 0)
+    out = torch.softmax(scores, -1).masked_fill(~some[..., None], 0) @ v
     lse = torch.logsumexp(scores, -1).masked_fill(~some, -math.inf)
     if some.all() and out.numel() > 0:
         torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, seen, scale=scale))
@@ -292,9 +300,8 @@ def attention(q, k, v, shift=None, *, causal, offset, scale):
 
 @op
 def attention_grad(q, k, v, out, lse, dout, *more, **attrs):
-    shift = more[-1] if more and not more[-1].is_floating_point() else None
-    dlse = more[0] if more and more[0] is not shift else None
-    return derivative(lambda q, k, v: attention(q, k, v, shift, **attrs))([q, k, v], [dout, dlse])
+    dlse, *extras = more if more and more[0].is_floating_point() else (None, *more)
+    return derivative(lambda q, k, v: attention(q, k, v, *extras, **attrs))([q, k, v], [dout, dlse])
 
 
 @op

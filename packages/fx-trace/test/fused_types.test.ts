@@ -27,7 +27,7 @@ function inputs(...types: string[]): Node[] {
 
 const eps = { eps: 1e-5 };
 const turn = { interleaved: false, inverse: false };
-const see = { causal: true, offset: 0, scale: 1 };
+const see = { causal: true, offset: 0, scale: 1, window: 0 };
 const loss = { ignore_index: -100, label_smoothing: 0 };
 const adam = { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, decoupled: true };
 

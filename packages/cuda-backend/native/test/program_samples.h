@@ -93,7 +93,7 @@ inline Words everyOp(bool allOutputs = false) {
 
   const TensorType q = type(DType::bf16, {2, 4, 6, 8}), k = type(DType::bf16, {2, 2, 5, 8}),
                    lse = f32({2, 4, 6});
-  Words attention = W::join({W::word(1), W::integer(-1), W::real(0.35)});
+  Words attention = W::join({W::word(1), W::integer(-1), W::real(0.35), W::integer(3)});
   auto attended = w.nodeOf(Op::attention, {half, group, group}, {q, lse}, attention);
   auto out = w.result(attended, 0, q), rows = w.result(attended, 1, lse);
   auto grads = w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows}, {q, k, k}, attention);
@@ -101,6 +101,11 @@ inline Words everyOp(bool allOutputs = false) {
   w.nodeOf(Op::attention, {half, group, group, shift}, {q, lse}, attention);
   w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, shift}, {q, k, k}, attention);
   w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows, shift}, {q, k, k}, attention);
+  auto queryIds = w.node(Op::full, {}, type(DType::i32, {2, 6}), shapeAnd(W::real(1), {2, 6}, DType::i32)),
+       keyIds = w.node(Op::full, {}, type(DType::i32, {2, 5}), shapeAnd(W::real(1), {2, 5}, DType::i32));
+  w.nodeOf(Op::attention, {half, group, group, queryIds, keyIds}, {q, lse}, attention);
+  w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows, queryIds, keyIds, shift}, {q, k, k},
+           attention);
   auto target = w.node(Op::full, {}, type(DType::i32, {3}), shapeAnd(W::real(1), {3}, DType::i32));
   Words entropy = W::join({W::integer(-100), W::real(0.1)});
   auto loss = w.nodeOf(Op::cross_entropy, {x, target}, {f32({3}), f32({3})}, entropy);

@@ -4,10 +4,12 @@ import {
   DTypeError,
   formatShape,
   isInt,
+  maskedAttention,
   type Node,
   ops,
   promote,
   ShapeError,
+  ValueError,
 } from "@lazuli/fx-trace";
 import { rand } from "../creation.js";
 import { castNode } from "../methods/elementwise.js";
@@ -98,20 +100,40 @@ export interface AttentionOptions {
   readonly causal?: boolean;
   /** Defaults to S - T: the last query sees every key, as when keys are cached. */
   readonly offset?: number;
+  /** A query sees only this many keys, up to its position i + offset (sliding window; with `causal`, as Mistral's). */
+  readonly window?: number;
+  /**
+   * int32 [B, T]: a query sees the keys of its own segment only, as where sequences of several lengths lie one after the
+   * other. Of queries and keys, [B, T] and [B, S], where they are not the same sequence.
+   */
+  readonly segmentIds?: Tensor | readonly [queries: Tensor, keys: Tensor];
   /** Defaults to 1 / sqrt(K). */
   readonly scale?: number;
 }
 
+export interface MaskedAttentionOptions extends AttentionOptions {
+  /**
+   * [B or 1, H or 1, T, S], beside what the other options hide: floats are added to the scaled scores (a bias, with its
+   * gradient), bools say which keys a query sees. With it the T x S scores are held in memory.
+   */
+  readonly attnMask?: Tensor;
+}
+
 /**
  * softmax(q kᵀ · scale) v, without holding the T x S scores. q [B, H, T, K], k [B, G, S, K], v [B, G, S, Kv] →
- * [B, H, T, Kv]; G divides H (grouped queries). As torch.nn.functional.scaled_dot_product_attention; Dao et al. 2022.
+ * [B, H, T, Kv]; G divides H (grouped queries, PyTorch's enable_gqa). A query that sees no key gives 0. Throws ShapeError,
+ * DTypeError and ValueError. As torch.nn.functional.scaled_dot_product_attention; Dao et al. 2022.
  */
 export function scaledDotProductAttention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  options: AttentionOptions = {},
+  { attnMask, ...options }: MaskedAttentionOptions = {},
 ): Tensor {
+  if (attnMask) {
+    const { inputs, attrs } = attentionOf(q, k, v, options);
+    return new Tensor(maskedAttention(inputs, attnMask.node, attrs));
+  }
   return new Tensor(ops.result([attend(q, k, v, options)], { index: 0 }));
 }
 
@@ -130,12 +152,28 @@ export function attentionWithLse(
 }
 
 function attend(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Node {
+  const { inputs, attrs } = attentionOf(q, k, v, options);
+  return ops.attention(inputs, attrs);
+}
+
+type AttentionCall = { inputs: readonly Node[]; attrs: Parameters<typeof ops.attention>[1] };
+
+function attentionOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): AttentionCall {
   const {
     causal = false,
     offset = (k.shape[2] ?? 0) - (q.shape[2] ?? 0),
     scale = 1 / Math.sqrt(q.shape.at(-1) ?? 1),
+    window,
+    segmentIds,
   } = options;
-  return ops.attention([q.node, k.node, v.node], { causal, offset: causal ? offset : 0, scale });
+  if (window !== undefined && !(Number.isInteger(window) && window > 0))
+    throw new ValueError("attention", `the window is ${window}, not a number of keys`);
+  const segments = segmentIds instanceof Tensor ? [segmentIds, segmentIds] : (segmentIds ?? []);
+  const operands = [q, k, v, ...segments.map((each) => each.to("int32"))];
+  return {
+    inputs: operands.map(({ node }) => node),
+    attrs: { causal, offset: causal || window !== undefined ? offset : 0, scale, window: window ?? 0 },
+  };
 }
 
 export interface CrossEntropyOptions {
