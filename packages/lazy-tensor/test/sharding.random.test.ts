@@ -33,7 +33,13 @@ const meshes: readonly (readonly [Mesh, readonly PartitionSpec[]])[] = [
     new Mesh({ a: 2, b: 2 }),
     [["a"], [null, "b"], ["b", "a"], [["a", "b"]], [null, ["b", "a"]], [null, null, "a"], ["a", null, "b"]],
   ],
-  [new Mesh({ a: 2, b: 2 }, { devices: [3, 1, 0, 2] }), [["a", "b"], [null, ["b", "a"]]]],
+  [
+    new Mesh({ a: 2, b: 2 }, { devices: [3, 1, 0, 2] }),
+    [
+      ["a", "b"],
+      [null, ["b", "a"]],
+    ],
+  ],
   [new Mesh({ a: 8 }), [["a"], [null, "a"], [null, null, "a"]]],
   [new Mesh({ a: 2, b: 4 }), [["a", "b"], [["b", "a"]], [null, "a", "b"]]],
 ];
