@@ -5,7 +5,7 @@ import { compare, formatComparison, type PeerName, peerNames } from "./compare.j
 import { attentionBenchmark, fusionBenchmark, matmulBenchmark } from "./kernels.js";
 import type { Result } from "./measure.js";
 import { planBenchmark } from "./plan.js";
-import { dispatchUs, traceBenchmark } from "./record.js";
+import { dispatchUs, replayBenchmark, traceBenchmark } from "./record.js";
 import { trainBenchmark } from "./train.js";
 
 function count(text: string): number {
@@ -58,6 +58,9 @@ bench("trace", "recording a deep decoder, and dispatch")
 bench("dispatch", "a cached step of x + 1").action(async ({ json }) =>
   print({ dispatch_us: await dispatchUs() }, json),
 );
+bench("replay", "host time of a compiled training step")
+  .option("--config <name>", presetNames.join(", "), config, "15m")
+  .action(async ({ json, ...options }) => print(await replayBenchmark(options), json));
 bench("fusion", "silu(x) * y + x against the machine's copy bandwidth").action(async ({ json }) =>
   print(await fusionBenchmark(), json),
 );
@@ -66,6 +69,8 @@ bench("attention", "causal attention and its gradients")
   .option("--heads <n>", "heads", count, 6)
   .option("--seq <n>", "positions", count, 256)
   .option("--head-dim <n>", "size of a head", count, 48)
+  .option("--window <n>", "keys that a query sees (default: all before it)", count)
+  .addOption(dtype())
   .action(async ({ json, ...shape }) => print(await attentionBenchmark(shape), json));
 bench("matmul", "matrix products")
   .addOption(dtype())
@@ -73,7 +78,7 @@ bench("matmul", "matrix products")
 bench("plan", "partitions a training step for a mesh that need not be there; nothing is computed")
   .option("--config <name>", presetNames.join(", "), config, "7b")
   .option("--mesh <axes>", "devices by axis", "fsdp=8,tensor=8")
-  .option("--strategy <names>", "as pnpm train's", "fsdp,tp+sp")
+  .option("--strategy <names>", "as npm run train's", "fsdp,tp+sp")
   .option("--batch <n>", "sequences a step (default: one by device of the batch axes)", count)
   .option("--explain", "the table of collectives")
   .action(async ({ json, explain, config: name, ...options }) => {

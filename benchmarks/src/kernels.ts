@@ -1,7 +1,7 @@
 import { configure, F, randn, sync, type Tensor } from "@lazuli/lazy-tensor";
 import { copyBandwidth, type Result, round, timeStep } from "./measure.js";
 
-const leaf = (shape: readonly number[]): Tensor => randn(shape).requiresGrad_();
+type FloatName = "float32" | "bfloat16" | "float16";
 
 /** silu(x) * y + x over 16M float32, which should cost what moving its 192 MB costs. */
 export async function fusionBenchmark(): Promise<Result> {
@@ -29,16 +29,27 @@ export interface AttentionShape {
   readonly heads: number;
   readonly seq: number;
   readonly headDim: number;
+  readonly dtype: FloatName;
+  /** Keys that a query sees, up to its own; all where not given. */
+  readonly window?: number;
 }
 
 /** Causal attention, forward and with its gradients. */
-export async function attentionBenchmark({ batch, heads, seq, headDim }: AttentionShape): Promise<Result> {
+export async function attentionBenchmark({
+  batch,
+  heads,
+  seq,
+  headDim,
+  dtype,
+  window,
+}: AttentionShape): Promise<Result> {
   configure({});
   const shape = [batch, heads, seq, headDim];
-  const [q, k, v] = [leaf(shape), leaf(shape), leaf(shape)];
-  const g = randn(shape);
-  await sync(g);
-  const attend = (): Tensor => F.scaledDotProductAttention(q, k, v, { causal: true });
+  const values = [1, 2, 3, 4].map(() => randn(shape).to(dtype));
+  await sync(...values);
+  const [q, k, v] = values.slice(0, 3).map((value) => value.requiresGrad_());
+  const g = values[3];
+  const attend = (): Tensor => F.scaledDotProductAttention(q, k, v, { causal: true, window });
   const forward = await timeStep(() => [attend().detach()]);
   const both = await timeStep(() => {
     attend().backward(g);
@@ -47,9 +58,12 @@ export async function attentionBenchmark({ batch, heads, seq, headDim }: Attenti
     return grads;
   });
   // Two products of T² K multiplications a head, half of them masked; the gradients take five.
-  const flops = 2 * 2 * batch * heads * seq * seq * headDim * 0.5;
+  const seen = window === undefined || window > seq ? seq : window;
+  const pairs = seen * (seq - seen / 2);
+  const flops = 2 * 2 * batch * heads * pairs * headDim;
   return {
     shape,
+    dtype,
     forward_ms: round(forward.deviceMs),
     forward_gflops: round(flops / forward.deviceMs / 1e6, 1),
     forward_backward_ms: round(both.deviceMs),
@@ -66,11 +80,7 @@ const matmulShapes = [
 ] as const;
 
 /** Products [M, K] x [K, N], GFLOP/s by `MxNxK`. */
-export async function matmulBenchmark({
-  dtype,
-}: {
-  dtype: "float32" | "bfloat16" | "float16";
-}): Promise<Result> {
+export async function matmulBenchmark({ dtype }: { dtype: FloatName }): Promise<Result> {
   configure({});
   const out: Result = { dtype };
   for (const [m, n, k] of matmulShapes) {

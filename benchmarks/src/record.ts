@@ -1,10 +1,13 @@
-import { configSchema } from "@lazuli/examples/llama/config.js";
+import { configSchema, type PresetName, preset } from "@lazuli/examples/llama/config.js";
 import { Llama } from "@lazuli/examples/llama/model.js";
 import {
+  compile,
   configure,
   createContainer,
   Engine,
+  F,
   fx,
+  optim,
   sync,
   type Tensor,
   TOKENS,
@@ -103,4 +106,41 @@ export async function dispatchUs(): Promise<number> {
     x = next;
   });
   return round(seconds * 1e6);
+}
+
+/**
+ * Host time of a compiled training step that is repeated, from the call to its return: guards, and the hand-over to a
+ * device that computes nothing.
+ */
+export async function replayBenchmark({ config }: { config: PresetName }): Promise<Result> {
+  configure({ device: "null" });
+  const model = new Llama(preset(config).config);
+  const optimizer = new optim.AdamW(model.parameters());
+  const step = compile(
+    (ids: Tensor) => {
+      const loss = F.crossEntropy(model.forward(ids.slice(1, 0, -1)), ids.slice(1, 1));
+      loss.backward();
+      optim.clipGradNorm(model.parameters(), 1);
+      optimizer.step();
+      optimizer.zeroGrad();
+      return loss;
+    },
+    { fullgraph: true },
+  );
+  const ids = tensor(new Int32Array(2 * 17), { shape: [2, 17] });
+  const times: number[] = [];
+  for (let i = 0; i < 3000; i++) {
+    const start = performance.now();
+    using _loss = step(ids);
+    times.push((performance.now() - start) * 1000);
+    if (i % 20 === 0) await sync();
+  }
+  await sync();
+  const [least, median, high] = quantiles(times.slice(1000), [0, 0.5, 0.9]);
+  return { config, host_us: round(median), least_us: round(least), p90_us: round(high) };
+}
+
+function quantiles(values: readonly number[], at: readonly number[]): number[] {
+  const sorted = [...values].sort((a, b) => a - b);
+  return at.map((q) => sorted[Math.floor(q * (sorted.length - 1))]);
 }

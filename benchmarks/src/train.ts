@@ -2,11 +2,22 @@ import { readFileSync } from "node:fs";
 import { type PresetName, preset } from "@lazuli/examples/llama/config.js";
 import { Llama } from "@lazuli/examples/llama/model.js";
 import { median } from "@lazuli/examples/llama/statistics.js";
-import { configure, F, manualSeed, optim, randint, sync } from "@lazuli/lazy-tensor";
+import {
+  autocast,
+  compile,
+  configure,
+  F,
+  manualSeed,
+  optim,
+  randint,
+  sync,
+  type Tensor,
+} from "@lazuli/lazy-tensor";
 import { type Result, round } from "./measure.js";
 
 export interface TrainBenchmark {
   readonly config: PresetName;
+  /** Of the products; parameters and the rest are float32, as under the peers' autocast. */
   readonly dtype: "float32" | "bfloat16" | "float16";
   readonly steps: number;
   readonly warmup: number;
@@ -24,21 +35,33 @@ export async function trainBenchmark({
   const { config, batch, seq } = preset(name);
   configure({});
   manualSeed(0);
-  const model = new Llama(config, dtype);
+  const model = new Llama(config);
   const params = model.parameters();
   const optimizer = new optim.AdamW(params, { lr: 3e-4, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1 });
   const batches = Array.from({ length: 4 }, () => randint(0, config.vocab_size, [batch, seq + 1]));
   await sync(...batches);
 
+  const scaler = dtype === "float16" ? new optim.GradScaler() : null;
+  const forward = (ids: Tensor): Tensor =>
+    F.crossEntropy(model.forward(ids.slice(1, 0, -1)), ids.slice(1, 1));
+  const learn = compile(
+    (ids: Tensor) => {
+      const loss = dtype === "float32" ? forward(ids) : autocast(dtype, () => forward(ids));
+      (scaler ? scaler.scale(loss) : loss).backward();
+      scaler?.unscale_(optimizer);
+      optim.clipGradNorm(params, 1);
+      if (scaler) scaler.step(optimizer);
+      else optimizer.step();
+      scaler?.update();
+      optimizer.zeroGrad();
+      return loss;
+    },
+    { fullgraph: true },
+  );
   const step = async (i: number): Promise<{ loss: number; ms: number }> => {
     const started = performance.now();
-    const ids = batches[i % batches.length];
-    using loss = F.crossEntropy(model.forward(ids.slice(1, 0, -1)), ids.slice(1, 1));
-    loss.backward();
-    optim.clipGradNorm(params, 1);
-    optimizer.step();
-    optimizer.zeroGrad();
-    await sync(loss);
+    using loss = learn(batches[i % batches.length]);
+    await sync();
     return { loss: await loss.item(), ms: performance.now() - started };
   };
   const reports = [];

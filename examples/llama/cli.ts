@@ -1,4 +1,4 @@
-import { FileFormatError, LazuliError, StateDictError } from "@lazuli/lazy-tensor";
+import { FileFormatError, LazuliError, printError, StateDictError } from "@lazuli/lazy-tensor";
 import { Command, CommanderError } from "commander";
 import type { z } from "zod";
 
@@ -44,7 +44,7 @@ export async function runProgram(name: string, body: () => Promise<void>): Promi
     if (error instanceof CommanderError && error.exitCode === 0) return; // --help
     if (!isExpected(error)) throw error;
     const line = error.message.replace(/^error: /, "").replaceAll(/\s*\n\s*/g, " ");
-    process.stderr.write(`${name}: ${line.length > 500 ? `${line.slice(0, 500)}…` : line}\n`);
+    printError(`${name}: ${line.length > 500 ? `${line.slice(0, 500)}…` : line}\n`);
     process.exitCode = isUsage(error) ? 2 : 1;
   }
 }

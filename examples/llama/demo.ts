@@ -72,7 +72,6 @@ async function main(paths: readonly string[]): Promise<void> {
       schedule,
       clip: 1,
       gradAccum: 1,
-      lossScale: 1,
     })) {
       statistics.add(report);
       reporter.step(report);

@@ -7,13 +7,14 @@ import {
   loadSafetensors,
   NpyBatches,
   optim,
+  placedAs,
   RandomBatches,
   readText,
   writeFileAtomically,
 } from "@lazuli/lazy-tensor";
 import { UsageError } from "./cli.js";
 import { isPreset, type LlamaConfig, preset, readConfig } from "./config.js";
-import { Llama } from "./model.js";
+import type { Llama } from "./model.js";
 import type { TrainOptions } from "./options.js";
 
 /** Text that is there after every installation: TypeScript's own declaration files. */
@@ -36,21 +37,15 @@ export async function chooseModel({ config = "tiny", model, resume }: TrainOptio
   return { config: read, batch: 8, seq: Math.min(read.max_position_embeddings, 256) };
 }
 
-/** A new model, or one with a folder's weights. */
-export async function buildModel(
-  config: LlamaConfig,
-  options: Pick<TrainOptions, "dtype" | "model">,
-): Promise<Llama> {
-  const model = new Llama(config, options.dtype);
-  if (options.model === undefined) return model;
-  const weights = await loadSafetensors(options.model);
+/** Gives the model a folder's weights, of which each process reads what its devices are to hold. */
+export async function loadWeights(model: Llama, folder: string): Promise<void> {
+  const weights = await loadSafetensors(folder, placedAs(model.stateDict()));
   for (const name of weights.keys()) {
     // Older files hold the rotary frequencies, and tied weights twice.
     if (name.endsWith(".rotary_emb.inv_freq")) weights.delete(name);
-    if (name === "lm_head.weight" && config.tie_word_embeddings) weights.delete(name);
+    if (name === "lm_head.weight" && model.config.tie_word_embeddings) weights.delete(name);
   }
   model.loadStateDict(weights);
-  return model;
 }
 
 /** The batches of the flags' data. */

@@ -4,6 +4,7 @@ import {
   Mesh,
   markSharding,
   type PartitionSpec,
+  type Placement,
   shardActivations,
   shardModule,
   type Tensor,
@@ -76,14 +77,21 @@ const tensorParallel: Readonly<Record<string, PartitionSpec>> = {
   "model.layers.*.mlp.down_proj.weight": [null, "tensor"],
 };
 
+const batchAxes = (mesh: Mesh): string[] => ["data", "fsdp"].filter((axis) => mesh.axisNames.includes(axis));
+
+/** Where a batch of ids [B, T] lies: what shardLlama's function lays out, for a loader that reads by parts. */
+export const placementOfBatch = (mesh: Mesh, chosen: readonly Strategy[]): Placement | null =>
+  chosen.every((name) => name === "none") ? null : { mesh, spec: [batchAxes(mesh), null] };
+
 /**
  * Annotates the model, and tells the engine who gets the axes of the sequence in attention; gives back what lays out a
  * batch of ids [B, T]. Call it before the optimizer is made.
  */
 export function shardLlama(model: Llama, mesh: Mesh, chosen: readonly Strategy[]): (ids: Tensor) => Tensor {
-  if (chosen.every((name) => name === "none")) return (ids) => ids;
+  const placement = placementOfBatch(mesh, chosen);
+  if (!placement) return (ids) => ids;
   const has = (...names: Strategy[]): boolean => names.some((name) => chosen.includes(name));
-  const batch = ["data", "fsdp"].filter((axis) => mesh.axisNames.includes(axis));
+  const batch = batchAxes(mesh);
   const sequence = [
     ...(has("ulysses", "ring", "zigzag") ? ["context"] : []),
     ...(has("tp+sp") ? ["tensor"] : []),
@@ -107,5 +115,5 @@ export function shardLlama(model: Llama, mesh: Mesh, chosen: readonly Strategy[]
     shardActivations(model, mesh, branches, { direction: "backward" });
   }
   if (has("fsdp", "hsdp")) fullyShard(model, mesh);
-  return (ids) => markSharding(ids, mesh, [batch, null]);
+  return (ids) => markSharding(ids, mesh, placement.spec);
 }

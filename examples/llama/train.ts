@@ -8,10 +8,11 @@ import {
   TraceRecorder,
 } from "@lazuli/lazy-tensor";
 import { runProgram, UsageError } from "./cli.js";
+import { Llama } from "./model.js";
 import { readTrainOptions, type TrainOptions } from "./options.js";
 import { barReporter, jsonReporter, RunStatistics, silentReporter } from "./report.js";
-import { buildModel, chooseModel, makeFolder, makeSchedule, openData, saveConfig } from "./setup.js";
-import { parseMesh, parseStrategies, shardLlama } from "./sharding.js";
+import { chooseModel, loadWeights, makeFolder, makeSchedule, openData, saveConfig } from "./setup.js";
+import { parseMesh, parseStrategies, placementOfBatch, shardLlama } from "./sharding.js";
 import { train } from "./train_loop.js";
 
 async function main(options: TrainOptions): Promise<void> {
@@ -29,13 +30,14 @@ async function main(options: TrainOptions): Promise<void> {
   const engine = configure({ device: options.device, virtualDevices: options.virtualDevices ?? mesh?.size });
   using trace = options.trace === undefined ? null : new TraceRecorder(engine);
   manualSeed(options.seed);
-  const model = await buildModel(choice.config, options);
-  const place = mesh ? shardLlama(model, mesh, chosen) : undefined;
+  const model = new Llama(choice.config, options.dtype);
+  if (mesh) shardLlama(model, mesh, chosen);
+  if (options.model !== undefined) await loadWeights(model, options.model);
   const { lr, weightDecay, seed } = options;
   const optimizer = new optim.AdamW(model.parameters(), { lr, betas: [0.9, 0.95], eps: 1e-8, weightDecay });
   let start = 0;
   if (options.resume !== undefined) {
-    const saved = await loadCheckpoint(options.resume);
+    const saved = await loadCheckpoint(options.resume, { model, optimizer });
     model.loadStateDict(saved.model);
     optimizer.loadStateDict(saved.optimizer);
     start = saved.training.step;
@@ -46,22 +48,24 @@ async function main(options: TrainOptions): Promise<void> {
   const statistics = new RunStatistics();
   const facts = { parameters: model.numParameters(), batch: data.batch, seq: data.seq, dtype: options.dtype };
   reporter.info(
-    `training ${(facts.parameters / 1e6).toFixed(2)} M parameters on batches of ${data.batch} x ${data.seq}, ${options.dtype}`,
+    `training ${(facts.parameters / 1e6).toFixed(2)} M parameters on batches of ${data.batch} x ${data.seq}, ${options.dtype}${options.autocast ? ` with products in ${options.autocast}` : ""}`,
     facts,
   );
   reporter.start(start, steps);
   try {
     const { clip, gradAccum } = options;
-    const lossScale = options.dtype === "float16" ? 1024 : 1;
+    const { autocast: precision } = options;
+    const isHalf = options.dtype === "float16" || precision === "float16";
     const schedule = makeSchedule(options, steps);
     for await (const report of train(model, optimizer, data, {
       steps,
       schedule,
       clip,
       gradAccum,
-      lossScale,
+      precision,
+      scaler: isHalf ? new optim.GradScaler() : null,
       start,
-      place,
+      placement: mesh && placementOfBatch(mesh, chosen),
     })) {
       statistics.add(report);
       reporter.step(report);

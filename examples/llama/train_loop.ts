@@ -1,4 +1,14 @@
-import { type Batches, F, noGrad, optim, sync, type Tensor } from "@lazuli/lazy-tensor";
+import {
+  autocast,
+  type Batches,
+  compile,
+  F,
+  noGrad,
+  optim,
+  type Placement,
+  sync,
+  type Tensor,
+} from "@lazuli/lazy-tensor";
 import { RunError } from "./cli.js";
 import type { Llama } from "./model.js";
 
@@ -10,12 +20,14 @@ export interface LoopOptions {
   readonly clip: number;
   /** Batches whose gradients are added up a step. */
   readonly gradAccum: number;
-  /** The loss is multiplied by it and the gradients divided: float16 would lose small ones. */
-  readonly lossScale: number;
+  /** Dtype of products, where not that of the activations. */
+  readonly precision?: "bfloat16" | "float16" | null;
+  /** Keeps small gradients of float16. */
+  readonly scaler?: optim.GradScaler | null;
   /** Steps already taken. */
   readonly start?: number;
-  /** Lays a batch of ids out over the mesh. */
-  readonly place?: (ids: Tensor) => Tensor;
+  /** Where a batch of ids lies over the mesh. */
+  readonly placement?: Placement | null;
 }
 
 export interface StepReport {
@@ -32,25 +44,43 @@ export async function* train(
   model: Llama,
   optimizer: optim.AdamW,
   data: Batches,
-  { steps, schedule, clip, gradAccum, lossScale, start = 0, place = (ids) => ids }: LoopOptions,
+  {
+    steps,
+    schedule,
+    clip,
+    gradAccum,
+    precision = null,
+    scaler = null,
+    start = 0,
+    placement = null,
+  }: LoopOptions,
 ): AsyncGenerator<StepReport> {
   const params = model.parameters();
+  const forward = (ids: Tensor): Tensor =>
+    F.crossEntropy(model.forward(ids.slice(1, 0, -1)), ids.slice(1, 1));
+  /** A batch's gradients are added to those that are there; after the last one of a step the parameters are updated. */
+  const learn = (ids: Tensor, isLast: boolean): Tensor => {
+    const loss = precision ? autocast(precision, () => forward(ids)) : forward(ids);
+    const part = loss.mul(1 / gradAccum);
+    (scaler ? scaler.scale(part) : part).backward();
+    if (!isLast) return loss;
+    scaler?.unscale_(optimizer);
+    if (clip > 0) optim.clipGradNorm(params, clip);
+    if (scaler) scaler.step(optimizer);
+    else optimizer.step();
+    scaler?.update();
+    optimizer.zeroGrad();
+    return loss;
+  };
+  const compiled = compile(learn);
   for (let step = start; step < steps; step++) {
     const started = performance.now();
     optimizer.lr = schedule(step);
     let total = 0;
     for (let part = 0; part < gradAccum; part++) {
-      using ids = place(await data.at(step * gradAccum + part));
-      const logits = model.forward(ids.slice(1, 0, -1));
-      using loss = F.crossEntropy(logits, ids.slice(1, 1));
-      loss.mul(lossScale / gradAccum).backward();
-      if (part === gradAccum - 1) {
-        if (lossScale !== 1) scaleGradients(params, 1 / lossScale);
-        if (clip > 0) optim.clipGradNorm(params, clip);
-        optimizer.step();
-        optimizer.zeroGrad();
-      }
-      await sync(loss);
+      using ids = await data.at(step * gradAccum + part, placement);
+      using loss = compiled(ids, part === gradAccum - 1);
+      await sync();
       total += (await loss.item()) / gradAccum;
     }
     if (!Number.isFinite(total))
@@ -58,12 +88,6 @@ export async function* train(
     const tokens = data.batch * data.seq * gradAccum;
     yield { step: step + 1, loss: total, lr: optimizer.lr, tokens, ms: performance.now() - started };
   }
-}
-
-function scaleGradients(params: readonly Tensor[], factor: number): void {
-  noGrad(() => {
-    for (const { grad } of params) grad?.mul_(factor);
-  });
 }
 
 /** Mean loss over the first `count` batches, nothing learned. */

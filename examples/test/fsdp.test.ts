@@ -131,6 +131,40 @@ describe("fullyShard", () => {
     expect(mixed.all_gather).toBe(narrow.all_gather);
   });
 
+  it("trains the same with any buckets and prefetching, and without overlap", {
+    timeout: 30_000,
+  }, async () => {
+    const mesh = new Mesh({ fsdp: 2 });
+    const expected = await losses(trainer(mesh), 0, 2);
+    for (const options of [{ prefetch: 3, bucketBytes: 3000 }, { bucketBytes: 1 }])
+      expect(await losses(trainer(mesh, options), 0, 2)).toEqual(expected);
+    const run = trainer(mesh);
+    const overlapped = await explainSharding(() => run.step(0));
+    const hidden = overlapped.rows.filter(({ isAsync }) => isAsync);
+    expect(new Set(hidden.map(({ op }) => op))).toEqual(new Set(["all_gather", "reduce_scatter"]));
+    for (const { op, hiddenFlops } of hidden) if (op === "all_gather") expect(hiddenFlops).toBeGreaterThan(0);
+    const still = trainer(mesh);
+    if (engine) engine.communication = { ...engine.communication, overlap: false };
+    expect(await losses(still, 0, 2)).toEqual(expected);
+    const before = await explainSharding(() => still.step(2));
+    expect(before.rows.some(({ isAsync }) => isAsync)).toBe(false);
+    expect(sent(before)).toEqual(sent(overlapped));
+  });
+
+  it("refuses buckets of nothing and a prefetch that is no number of blocks", () => {
+    const mesh = new Mesh({ fsdp: 2 });
+    engine = configure({ device: "cpu", virtualDevices: 2 });
+    for (const bucketBytes of [0, -1, 1.5, Number.NaN])
+      expect(() => fullyShard(new Llama(config), mesh, { bucketBytes })).toThrow(
+        `[fullyShard] bucketBytes must be a whole number above 0, got ${bucketBytes}`,
+      );
+    for (const prefetch of [-1, 0.5])
+      expect(() => fullyShard(new Llama(config), mesh, { prefetch })).toThrow(
+        `[fullyShard] prefetch must be a whole number of blocks, 0 or more, got ${prefetch}`,
+      );
+    expect(() => configure({ prefetch: -1 })).toThrow("[configure] prefetch");
+  });
+
   it("refuses an axis that is not there, a pattern that matches nothing, and a second division", () => {
     const mesh = new Mesh({ fsdp: 2 });
     engine = configure({ device: "cpu", virtualDevices: 2 });

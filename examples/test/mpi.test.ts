@@ -1,5 +1,8 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 
@@ -27,10 +30,10 @@ interface Ended {
   readonly seconds: number;
 }
 
-function run(command: string, args: readonly string[]): Promise<Ended> {
+function run(command: string, args: readonly string[], env = process.env): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const started = performance.now();
-    const child = spawn(command, args, { cwd: root });
+    const child = spawn(command, args, { cwd: root, env });
     let [out, err] = ["", ""];
     child.stdout.on("data", (chunk) => {
       out += chunk;
@@ -91,6 +94,45 @@ describe.skipIf(missing !== "")("processes", () => {
     });
   });
 
+  it("save what others on another mesh go on from", { timeout: 120_000 }, async () => {
+    if (!alone.has("b")) alone.set("b", run(process.execPath, [train, ...model("b")]));
+    const expected = lossesOf(await (alone.get("b") as Promise<Ended>));
+    const folder = await mkdtemp(join(tmpdir(), "lazuli-mpi-"));
+    try {
+      const flags = [...model("b"), "--save", folder, "--mesh", "fsdp=2", "--strategy", "fsdp"];
+      flags[flags.indexOf("--steps") + 1] = "3";
+      const first = await job(2, train, flags);
+      expect(first.code, first.err).toBe(0);
+      const [, , ...rest] = model("b"); // the weights are the checkpoint's
+      const mesh = ["--mesh", "data=2,tensor=2", "--strategy", "ddp,tp"];
+      const second = await job(4, train, [...rest, "--resume", folder, ...mesh]);
+      expect(second.code, second.err).toBe(0);
+      const lines = second.out.trimEnd().split("\n").slice(0, 3);
+      lines.forEach((line, i) => {
+        const { step, loss } = JSON.parse(line);
+        expect(step).toBe(i + 4);
+        expect(Math.abs(loss - expected[i + 3]) / expected[i + 3], line).toBeLessThan(1e-5);
+      });
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  it.each([2, 4])(
+    "%i run what is written by hand, in any order of devices",
+    { timeout: 60_000 },
+    async (nprocs) => {
+      const script = `${ranks}by_hand.mjs`;
+      const env = { ...process.env, LAZULI_VIRTUAL_DEVICES: String(nprocs) };
+      const threads = await run(process.execPath, [script], env);
+      const processes = await job(nprocs, script);
+      expect(processes.code, processes.err).toBe(0);
+      // The same bits, by the same devices.
+      expect(threads.out.trimEnd().split("\n").sort()).toEqual(processes.out.trimEnd().split("\n").sort());
+      expect(threads.out.split("\n")).toHaveLength(nprocs + 2);
+    },
+  );
+
   it("that record different operations are told so, by op and rank", { timeout: 60_000 }, async () => {
     const { code, out, seconds } = await job(2, `${ranks}diverge.mjs`);
     expect(code).not.toBe(0);
@@ -118,6 +160,51 @@ describe.skipIf(missing !== "")("processes", () => {
     const { code, err } = await job(2, train, [...model("b"), "--mesh", "data=4", "--strategy", "ddp"]);
     expect(code).not.toBe(0);
     expect(err).toMatch(/Mesh\(data=4\) has 4 devices, and there are 2/);
+  });
+});
+
+describe.skipIf(missing !== "")("a mistake that all ranks make is told once", { timeout: 60_000 }, () => {
+  const timesIn = ({ err, out }: Ended, text: string): number => `${err}${out}`.split(text).length - 1;
+
+  it.each([
+    [["--steps", "few"], "train: --steps few: is not a number", 2],
+    [["--data", "no/such/folder"], "no/such/folder", 2],
+    [["--mesh", "data=8", "--strategy", "ddp"], "Mesh(data=8) has 8 devices, and there are 2", 1],
+  ])("train %j", async (args, text, code) => {
+    const ended = await job(2, train, args);
+    expect(ended.code).toBe(code);
+    expect(timesIn(ended, text), ended.err).toBe(1);
+  });
+
+  it.each([
+    ["early", "Error: no such luck"],
+    ["late", "ShapeError: [matmul]"],
+    ["in the step", "RunError"],
+    ["alone", "Error: rank 1 fails"],
+  ])("%s: %s", async (when, text) => {
+    const ended = await job(2, `${ranks}fail.mjs`, [when]);
+    expect(ended.code).not.toBe(0);
+    expect(timesIn(ended, text), ended.err).toBe(1);
+    // With the place, as Node prints it.
+    expect(ended.err).toMatch(/at .*fail\.mjs:\d+|RunError/);
+  });
+
+  it("and what differs by each", async () => {
+    const ended = await job(3, `${ranks}fail.mjs`, ["differently"]);
+    for (const text of ["all say this\n", "all say this too", "rank 0 says", "rank 1 says", "rank 2 says"])
+      expect(timesIn(ended, text), ended.err).toBe(1);
+  });
+
+  it("under plain mpirun too", async () => {
+    const flags = [
+      "--bind-to",
+      "none",
+      "--oversubscribe",
+      ...(process.getuid?.() === 0 ? ["--allow-run-as-root"] : []),
+    ];
+    const ended = await run("mpirun", ["-n", "3", ...flags, process.execPath, `${ranks}fail.mjs`, "late"]);
+    expect(ended.code).not.toBe(0);
+    expect(timesIn(ended, "ShapeError: [matmul]"), ended.err).toBe(1);
   });
 });
 

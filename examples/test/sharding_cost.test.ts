@@ -165,8 +165,9 @@ describe("memory", () => {
       );
       const position = new Map(graph.nodes.map((node, i) => [node, i]));
       const last = new Map<unknown, number>();
+      // From where it is started, to the last that reads what it gives.
       graph.nodes.forEach((node, i) => {
-        for (const x of node.inputs) last.set(x, i);
+        for (const x of node.inputs) last.set(x.op.name === "collective_done" ? x.inputs[0] : x, i);
       });
       const block = (scope: string): string => /layers\.\d+/.exec(scope)?.[0] ?? "";
       const lives = gathers

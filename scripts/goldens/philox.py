@@ -28,22 +28,24 @@ assert [int(w) for w in philox([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
     0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]  # fmt: skip
 
 
-def words(key: list[int], stream: int, count: int) -> np.ndarray:
-    """[ceil(count / 4), 4] words of 24 bits: of each word its upper 24."""
+def words(key: list[int], stream: int, index: np.ndarray) -> list[np.ndarray]:
+    """The upper 24 bits of the four words of each element's block of four elements."""
     low, high = ((word ^ (word >> 32)) & 0xFFFFFFFF for word in (value & 0xFFFFFFFFFFFFFFFF for value in key))
-    block = np.arange((count + 3) // 4, dtype=np.uint64)
+    block = index // np.uint64(4)
     filled = np.full_like(block, 1)
     counter = [block & MASK, block >> SHIFT, filled * np.uint64(stream & 0xFFFFFFFF), filled * np.uint64(stream >> 32)]
-    return np.stack(philox(counter, (low, high)), axis=1) >> np.uint64(8)
+    return [word >> np.uint64(8) for word in philox(counter, (low, high))]
 
 
-def uniform(key: list[int], stream: int, count: int) -> np.ndarray:
-    return (words(key, stream, count).astype(np.float64) * 2.0**-24).reshape(-1)[:count]
+def uniform(key: list[int], stream: int, index: np.ndarray) -> np.ndarray:
+    """By element number, uint64 of any shape."""
+    return np.choose((index % np.uint64(4)).astype(np.int64), words(key, stream, index)) * 2.0**-24
 
 
-def normal(key: list[int], stream: int, count: int) -> np.ndarray:
+def normal(key: list[int], stream: int, index: np.ndarray) -> np.ndarray:
     """Box-Muller: words 0 and 1 give elements 0 and 1 of a block, words 2 and 3 the others."""
-    pairs = words(key, stream, count).astype(np.float64).reshape(-1, 2)
-    radius = np.sqrt(-2 * np.log((pairs[:, 0] + 1) * 2.0**-24))
-    angle = 2 * np.pi * pairs[:, 1] * 2.0**-24
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[:count]
+    first, second, third, fourth = words(key, stream, index)
+    place = index % np.uint64(4)
+    radius = np.sqrt(-2 * np.log((np.where(place < 2, first, third) + 1.0) * 2.0**-24))
+    angle = 2 * np.pi * np.where(place < 2, second, fourth) * 2.0**-24
+    return radius * np.where(place % np.uint64(2) == 0, np.cos(angle), np.sin(angle))

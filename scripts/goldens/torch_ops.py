@@ -44,17 +44,26 @@ def iota(dim, shape, dtype):
     return torch.arange(shape[dim]).reshape(along).expand(shape).to(DTYPES[dtype])
 
 
-def draw(numbers, key, stream, shape):
-    return torch.from_numpy(numbers(key.tolist(), stream, math.prod(shape))).reshape(shape)
+def draw(numbers, key, first, stream, shape, whole):
+    """The numbers of the elements from element `first` of `whole` on, `shape` of them along its dims."""
+    index = torch.full((), 0 if first is None else int(first))
+    for dim, size in enumerate(shape):
+        index = index.unsqueeze(-1) + torch.arange(size) * math.prod(whole[dim + 1 :])
+    return torch.from_numpy(np.asarray(numbers(key.tolist(), stream, index.numpy().astype(np.uint64))))
 
 
 OPS["input"] = lambda x: x
 OPS["result"] = lambda x, index: x[index]
 OPS["detach"] = lambda x: x.detach()
-OPS["random_uniform"] = lambda key, stream, shape, dtype: draw(philox.uniform, key, stream, shape)
-OPS["random_normal"] = lambda key, stream, shape, dtype: draw(philox.normal, key, stream, shape)
-OPS["bernoulli"] = lambda key, p, stream, shape, dtype: (
-    (draw(philox.uniform, key, stream, shape) < float(np.float32(p))).to(DTYPES[dtype])
+OPS["barrier"] = lambda x: x.clone()
+OPS["random_uniform"] = lambda key, first=None, *, stream, shape, whole, dtype: (
+    draw(philox.uniform, key, first, stream, shape, whole)
+)
+OPS["random_normal"] = lambda key, first=None, *, stream, shape, whole, dtype: (
+    draw(philox.normal, key, first, stream, shape, whole)
+)
+OPS["bernoulli"] = lambda key, first=None, *, p, stream, shape, whole, dtype: (
+    (draw(philox.uniform, key, first, stream, shape, whole) < float(np.float32(p))).to(DTYPES[dtype])
 )
 
 # --- elementwise ---------------------------------------------------------------------------------------------------
@@ -265,16 +274,24 @@ def rope(x, cos, sin, interleaved, inverse):
 
 
 @op
-def attention(q, k, v, shift=None, *, causal, offset, scale):
+def attention(q, k, v, *extras, causal, offset, scale, window):
+    segments, shift = extras[:2] if len(extras) >= 2 else None, extras[-1] if len(extras) % 2 else None
     offset += 0 if shift is None else shift.item()
     length, keys = q.shape[2], k.shape[2]
     groups = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
-    seen = torch.arange(keys) <= torch.arange(length)[:, None] + offset if causal else torch.ones(length, keys).bool()
+    key, position = torch.arange(keys), torch.arange(length)[:, None] + offset
+    seen = torch.ones(length, keys).bool()
+    if causal:
+        seen = seen & (key <= position)
+    if window > 0:
+        seen = seen & (key > position - window)
+    if segments:
+        seen = seen & (segments[0][:, None, :, None] == segments[1][:, None, None, :])
     some = seen.any(-1)
     # Rows that see nothing are given scores of 0, so that no NaN enters the gradient, and are masked after.
-    scores = (scale * (q @ k.mT)).masked_fill(~seen, -math.inf).masked_fill(~some[:, None], 0)
-    out = torch.softmax(scores, -1).masked_fill(~some[:, None], 0) @ v
+    scores = (scale * (q @ k.mT)).masked_fill(~seen, -math.inf).masked_fill(~some[..., None], 0)
+    out = torch.softmax(scores, -1).masked_fill(~some[..., None], 0) @ v
     lse = torch.logsumexp(scores, -1).masked_fill(~some, -math.inf)
     if some.all() and out.numel() > 0:
         torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, seen, scale=scale))
@@ -283,9 +300,8 @@ def attention(q, k, v, shift=None, *, causal, offset, scale):
 
 @op
 def attention_grad(q, k, v, out, lse, dout, *more, **attrs):
-    shift = more[-1] if more and not more[-1].is_floating_point() else None
-    dlse = more[0] if more and more[0] is not shift else None
-    return derivative(lambda q, k, v: attention(q, k, v, shift, **attrs))([q, k, v], [dout, dlse])
+    dlse, *extras = more if more and more[0].is_floating_point() else (None, *more)
+    return derivative(lambda q, k, v: attention(q, k, v, *extras, **attrs))([q, k, v], [dout, dlse])
 
 
 @op
@@ -299,6 +315,21 @@ def cross_entropy(logits, target, ignore_index, label_smoothing):
 @op
 def cross_entropy_grad(logits, target, lse, g, **attrs):
     return derivative(lambda logits, target: cross_entropy(logits, target, **attrs))([logits, target], [g])
+
+
+@op
+def linear_cross_entropy(x, weight, target, **attrs):
+    by_row = cross_entropy(x.flatten(0, -2) @ weight.mT, target.flatten(), **attrs)
+    return tuple(row.reshape(target.shape) for row in by_row)
+
+
+@op
+def linear_cross_entropy_grad(x, weight, target, g, need_x, need_weight, **attrs):
+    loss, lse = linear_cross_entropy(x, weight, target, **attrs)
+    both = derivative(lambda x, weight, target: linear_cross_entropy(x, weight, target, **attrs))
+    dx, dweight = both([x, weight, target], [g, None])
+    none = x.new_zeros(0)
+    return loss, lse, dx if need_x else none, dweight if need_weight else none
 
 
 @op

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <new>
 
+#include "collectives/bucket.h"
 #include "schedule.h"
 
 namespace lazuli {
@@ -26,6 +28,7 @@ Executable::Executable(Lowered lowered, std::vector<bool> donated, size_t limitB
   checkLimit(lowered_, plan_, limitBytes);
   uploadConstants();
   makeCalls();
+  findJobs();
   makeInfo(withText);
 }
 
@@ -82,19 +85,81 @@ void Executable::makeInfo(bool withText) {
       if (std::find(step.reads.begin(), read, *read) == read) bytes += lowered_.values[*read].bytes();
     }
     for (ValueId v : step.writes) bytes += lowered_.values[v].bytes();
-    info_.kernels.push_back({step.made.label, step.node, bytes, step.made.flops});
+    // The times of a start and a wait are not those of what is moved.
+    const bool isWhole = step.transfer == Transfer::none;
+    info_.kernels.push_back({step.made.label, step.node, isWhole ? bytes : 0, isWhole ? step.made.flops : 0});
   }
   if (withText) info_.text = describe(lowered_, plan_);
 }
 
+/// Starts that follow each other with one bucket, and no wait or other collective between, are one job.
+void Executable::findJobs() {
+  std::map<ValueId, int64_t> jobOf;
+  int64_t jobs = 0, bucket = -1;
+  Call* last = nullptr;  // start, where the next one may join it
+  for (size_t s = 0; s < calls_.size(); s++) {
+    const Step& step = lowered_.steps[s];
+    Call& call = calls_[s];
+    if (step.transfer == Transfer::start) {
+      if (last && bucket >= 0 && step.bucket == bucket)
+        last->endsJob = false;
+      else
+        jobs++;
+      call.job = jobOf[step.writes[0]] = jobs - 1;
+      call.endsJob = true;
+      last = &call;
+      bucket = step.bucket;
+    } else if (step.isOrdered()) {
+      last = nullptr;
+      if (step.transfer != Transfer::done) continue;
+      const auto job = jobOf.find(step.reads[0]);  // none where nothing had to be moved
+      if (job != jobOf.end()) call.job = job->second;
+    }
+  }
+}
+
 void Executable::call(size_t s, Frame& frame) const {
   const Call& call = calls_[s];
+  const Step& step = lowered_.steps[s];
   for (size_t i = 0; i < call.reads.size(); i++) frame.reads[i] = frame.resolve(call.reads[i]);
   for (size_t i = 0; i < call.writes.size(); i++) frame.writes[i] = frame.resolve(call.writes[i]);
+  const KernelArgs args{frame.reads.data(), frame.writes.data(), frame.resolve(call.scratch),
+                        frame.communicator};
+  if (!frame.queue || !step.isOrdered()) return runKernel(s, args);
+  if (step.transfer == Transfer::start) return start(s, frame);
+  if (step.transfer == Transfer::none) return frame.queue->run([&](Communicator&) { runKernel(s, args); });
+  if (call.job >= 0) frame.queue->wait(frame.jobs[static_cast<size_t>(call.job)]);
+  runKernel(s, args);
+}
+
+void Executable::start(size_t s, Frame& frame) const {
+  const Call& call = calls_[s];
+  frame.started.push_back(
+      {s,
+       {frame.reads.begin(), frame.reads.begin() + static_cast<ptrdiff_t>(call.reads.size())},
+       {frame.writes.begin(), frame.writes.begin() + static_cast<ptrdiff_t>(call.writes.size())}});
+  if (!call.endsJob) return;
+  frame.jobs.push_back(
+      frame.queue->start([this, started = std::move(frame.started)](Communicator& communicator) {
+        if (started.size() == 1)
+          return runKernel(started[0].step,
+                           {started[0].reads.data(), started[0].writes.data(), nullptr, &communicator});
+        Bucket bucket(communicator);
+        for (const Started& each : started)
+          runKernel(each.step, {each.reads.data(), each.writes.data(), nullptr, &bucket});
+        try {
+          bucket.move();
+        } catch (const CollectiveError& error) {
+          throw CollectiveError(error.what(), lowered_.steps[started[bucket.reached()].step].node);
+        }
+      }));
+  frame.started.clear();
+}
+
+void Executable::runKernel(size_t s, const KernelArgs& args) const {
   const Step& step = lowered_.steps[s];
   try {
-    step.made.kernel->run(
-        {frame.reads.data(), frame.writes.data(), frame.resolve(call.scratch), frame.communicator});
+    step.made.kernel->run(args);
   } catch (const OutOfMemoryError&) {
     throw;
   } catch (const CollectiveError& error) {
@@ -109,11 +174,15 @@ void Executable::call(size_t s, Frame& frame) const {
 }
 
 void Executable::run(const Memory& memory, const Clock& clock, std::vector<KernelTime>* times,
-                     const std::atomic<bool>& stop, Communicator* communicator) const {
+                     const std::atomic<bool>& stop, Communicator* communicator,
+                     CollectiveQueue* queue) const {
   Frame frame{{memory.arena ? memory.arena : noArena},
               std::vector<const std::byte*>(mostReads_),
               std::vector<std::byte*>(mostWrites_),
-              communicator};
+              communicator,
+              queue,
+              {},
+              {}};
   frame.bases.reserve(2 + inputCount() + outputCount());
   frame.bases.insert(frame.bases.end(), memory.inputs.begin(), memory.inputs.end());
   frame.bases.insert(frame.bases.end(), memory.outputs.begin(), memory.outputs.end());

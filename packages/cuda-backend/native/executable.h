@@ -4,6 +4,7 @@
 #include <span>
 
 #include "clock.h"
+#include "collectives/queue.h"
 #include "device.h"
 #include "memory_plan.h"
 
@@ -34,9 +35,11 @@ class Executable {
   };
   /// Runs every kernel; several devices may do so at once. Throws ProgramError, OutOfMemoryError or
   /// CollectiveError with the node. Fills `times` by kernel where that is not null. Gives up between kernels
-  /// once `stop` holds.
+  /// once `stop` holds. Collectives that are only started go to `queue`, and may still be under way where
+  /// this throws: `memory` is needed until queue->end(). Without a queue each is done where it starts.
   void run(const Memory& memory, const Clock& clock, std::vector<KernelTime>* times,
-           const std::atomic<bool>& stop, Communicator* communicator = nullptr) const;
+           const std::atomic<bool>& stop, Communicator* communicator = nullptr,
+           CollectiveQueue* queue = nullptr) const;
 
  private:
   /// Where an operand is: an offset into one of a run's blocks (`bases_`).
@@ -47,6 +50,14 @@ class Executable {
   struct Call {
     std::vector<Address> reads, writes;
     Address scratch;
+    int64_t job = -1;  // of a start and its done: which of the run's jobs of the queue
+    bool endsJob = false;
+  };
+  /// A collective that was started, and its memory.
+  struct Started {
+    size_t step;
+    std::vector<const std::byte*> reads;
+    std::vector<std::byte*> writes;
   };
   /// What one run works with.
   struct Frame {
@@ -54,6 +65,9 @@ class Executable {
     std::vector<const std::byte*> reads;  // of one call
     std::vector<std::byte*> writes;
     Communicator* communicator;
+    CollectiveQueue* queue;
+    std::vector<Started> started;  // waiting for the others of their job
+    std::vector<uint64_t> jobs;    // the queue's numbers
 
     std::byte* resolve(Address address) const { return bases[address.base] + address.offset; }
   };
@@ -61,7 +75,10 @@ class Executable {
   void uploadConstants();
   void makeCalls();
   void makeInfo(bool withText);
+  void findJobs();
   void call(size_t step, Frame& frame) const;
+  void start(size_t step, Frame& frame) const;
+  void runKernel(size_t step, const KernelArgs& args) const;
 
   Lowered lowered_;
   std::vector<bool> donated_;

@@ -109,6 +109,8 @@ bool Fusion::isLinear(ValueId base, const ViewSteps& steps) const {
 
 Layout elementNumbers(const Program& program, const Node& node) {
   Layout numbers = Layout::dense({DType::i64, program.type(node.results[0]).shape});
+  if (node.op == Op::random_uniform || node.op == Op::random_normal)
+    numbers.strides = denseStrides(node.ints(attr::random_uniform::whole));  // both have the same schema
   if (node.op == Op::iota) {
     for (int64_t& stride : numbers.strides) stride = 0;
     numbers.strides[static_cast<size_t>(node.integer(attr::iota::dim))] = 1;

@@ -66,10 +66,10 @@ struct Fusion {
 };
 
 bool isReduction(Op op);
-/// A pad reads its operand with bounds, a random source its key: both from memory.
+/// A pad reads its operand with bounds, a random source its key and where it starts: all from memory.
 bool readsMemory(Op op);
 /// The numbers that a source's values are made from, as if they lay in memory: along one dim for iota,
-/// row-major for random values.
+/// row-major in the whole of which they are a part for random values.
 Layout elementNumbers(const Program& program, const Node& node);
 /// The one element of a full or constant node, if that is what the value is.
 bool isScalarConstant(const Fusion& fusion, ValueId value);

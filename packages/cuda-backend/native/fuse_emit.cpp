@@ -87,6 +87,8 @@ int SpecBuilder::add(Value value) {
                               value.read,
                               value.keyOffset,
                               value.keyStride,
+                              value.first,
+                              value.firstOffset,
                               static_cast<int64_t>(value.stream)};
   key.insert(key.end(), value.layout.strides.begin(), value.layout.strides.end());
   for (const PadWindow& window : value.pad) key.insert(key.end(), {window.low, window.step, window.count});
@@ -243,6 +245,11 @@ int SpecBuilder::source(const Node& node, const ViewSteps& steps) {
     value.keyOffset = layout->offset;
     value.keyStride = layout->strides[0];
     value.read = readBuffer(key.base);
+    if (node.operands.size() > 1) {
+      const Source& first = fusion_.sources[node.operands[1]];
+      value.firstOffset = viewed(first.steps, Layout::dense(fusion_.program.type(first.base)))->offset;
+      value.first = static_cast<int>(readBuffer(first.base));
+    }
   }
   auto layout = viewed(steps, elementNumbers(fusion_.program, node));
   if (layout) layout = viewed(reshapeTo(spec.space), *layout);

@@ -38,6 +38,7 @@ struct MadeKernel {
   /// size and not needed afterwards.
   std::vector<std::pair<uint32_t, uint32_t>> inPlace;
   double flops = 0;
+  bool communicates = false;  // with other devices: a collective that moves something
 };
 
 /// What a library kernel is made from: the node, how each operand is laid out in its buffer, the (dense)
@@ -59,12 +60,25 @@ struct KernelEntry {
 /// The entry of a library op; null where the CPU has no kernel for it.
 const KernelEntry* findKernel(Op op);
 
-/// One scheduled call.
+/// Part of a step in a collective that is started and waited for apart (docs/ir.md).
+enum class Transfer : uint8_t { none, start, done };
+
+/// One scheduled call. A `start` returns before its writes are there; its reads and writes belong to it until
+/// the `done` that reads its write first, and what it read second.
 struct Step {
   MadeKernel made;
   std::vector<ValueId> reads;  // program values or temporaries of the lowering
   std::vector<ValueId> writes;
   int64_t node = -1;  // for errors and traces
+  Transfer transfer = Transfer::none;
+  int64_t bucket = -1;  // starts that follow each other with one bucket are moved together; -1: alone
+
+  /// Whether this waits for what `start` began.
+  bool isDoneOf(const Step& start) const {
+    return transfer == Transfer::done && start.transfer == Transfer::start && reads[0] == start.writes[0];
+  }
+  /// Whether it has its place in the one order that collectives have on every device.
+  bool isOrdered() const { return transfer != Transfer::none || made.communicates; }
 };
 
 /// The program as kernel calls, in an order that respects every dependency. `values` extends the program's

@@ -11,6 +11,19 @@ std::string text(BufferId id) { return "buffer " + std::to_string(id); }
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
+std::vector<BufferId> sorted(std::span<const BufferId> ids) {
+  std::vector<BufferId> all(ids.begin(), ids.end());
+  if (!std::is_sorted(all.begin(), all.end())) std::sort(all.begin(), all.end());
+  return all;
+}
+
+std::vector<BufferId> donatedIds(const Executable& executable, std::span<const BufferId> inputs) {
+  std::vector<BufferId> ids;
+  for (size_t i = 0; i < inputs.size(); i++)
+    if (executable.isDonated(i)) ids.push_back(inputs[i]);
+  return sorted(ids);
+}
+
 }  // namespace
 
 ExecutableId Ledger::compile(std::span<const uint32_t> words, bool withText) {
@@ -54,35 +67,36 @@ void Ledger::checkInputs(const Executable& executable, std::span<const BufferId>
     refuse("the program has " + std::to_string(executable.inputCount()) + " inputs, got " +
            std::to_string(inputs.size()));
   }
-  bool donates = false;
   for (size_t i = 0; i < inputs.size(); i++) {
-    donates |= executable.isDonated(i);
     if (bytes(inputs[i]) == executable.inputBytes(i)) continue;
     refuse("input " + std::to_string(i) + " needs " + std::to_string(executable.inputBytes(i)) +
            " bytes, but " + text(inputs[i]) + " has " + std::to_string(bytes(inputs[i])));
   }
-  if (!donates) return;
   // A donated buffer is overwritten: it must not be read as another input.
-  std::unordered_map<BufferId, bool> donated;
-  for (size_t i = 0; i < inputs.size(); i++) {
-    auto [entry, isNew] = donated.emplace(inputs[i], executable.isDonated(i));
-    if (!isNew && (entry->second || executable.isDonated(i))) {
-      refuse(text(inputs[i]) + " is donated, and is also another input");
-    }
+  const std::vector<BufferId> given = donatedIds(executable, inputs);
+  if (given.empty()) return;
+  auto twice = std::adjacent_find(given.begin(), given.end());
+  for (size_t i = 0; twice == given.end() && i < inputs.size(); i++) {
+    if (!executable.isDonated(i) && std::binary_search(given.begin(), given.end(), inputs[i]))
+      twice = std::lower_bound(given.begin(), given.end(), inputs[i]);
   }
+  if (twice != given.end()) refuse(text(*twice) + " is donated, and is also another input");
 }
 
-void Ledger::checkOutputs(const Executable& executable, std::span<const BufferId> outputs) const {
+void Ledger::checkOutputs(const Executable& executable, std::span<const BufferId> inputs,
+                          std::span<const BufferId> outputs) const {
   if (outputs.size() != executable.outputCount()) {
     refuse("the program has " + std::to_string(executable.outputCount()) + " outputs, got " +
            std::to_string(outputs.size()));
   }
-  std::vector<BufferId> sorted(outputs.begin(), outputs.end());
-  std::sort(sorted.begin(), sorted.end());
-  auto twice = std::adjacent_find(sorted.begin(), sorted.end());
-  if (twice != sorted.end()) refuse(text(*twice) + " is two outputs");
+  const std::vector<BufferId> all = sorted(outputs);
+  auto twice = std::adjacent_find(all.begin(), all.end());
+  if (twice != all.end()) refuse(text(*twice) + " is two outputs");
+  // An output may go on under the number of an input that is donated.
+  const std::vector<BufferId> given = donatedIds(executable, inputs);
   for (BufferId id : outputs) {
-    if (buffers_.count(id) > 0) refuse(text(id) + " exists already");
+    if (buffers_.count(id) > 0 && !std::binary_search(given.begin(), given.end(), id))
+      refuse(text(id) + " exists already");
   }
 }
 
@@ -99,18 +113,20 @@ void Ledger::checkMemory(const char* what, size_t bytes, size_t arena) const {
 void Ledger::admitRun(const Executable& executable, std::span<const BufferId> inputs,
                       std::span<const BufferId> outputs) {
   checkInputs(executable, inputs);
-  checkOutputs(executable, outputs);
+  checkOutputs(executable, inputs, outputs);
   checkMemory("the run", executable.info().outputBytes, executable.info().arenaBytes);
   arena_ = std::max(arena_, executable.info().arenaBytes);
   buffers_.reserve(buffers_.size() + outputs.size());
+  // A number that goes on keeps its entry: a repeated step of hundreds of buffers changes none.
   for (size_t i = 0; i < outputs.size(); i++) {
-    buffers_.emplace(outputs[i], executable.outputBytes(i));
+    buffers_[outputs[i]] = executable.outputBytes(i);
     live_ += executable.outputBytes(i);
   }
+  const std::vector<BufferId> kept = sorted(outputs);
   for (size_t i = 0; i < inputs.size(); i++) {
     if (!executable.isDonated(i)) continue;
     live_ -= executable.inputBytes(i);
-    buffers_.erase(inputs[i]);
+    if (!std::binary_search(kept.begin(), kept.end(), inputs[i])) buffers_.erase(inputs[i]);
   }
 }
 
@@ -122,10 +138,9 @@ void Ledger::admitUpload(BufferId id, size_t bytes) {
 }
 
 void Ledger::admitFree(std::span<const BufferId> ids) {
-  std::vector<BufferId> sorted(ids.begin(), ids.end());
-  std::sort(sorted.begin(), sorted.end());
-  auto twice = std::adjacent_find(sorted.begin(), sorted.end());
-  if (twice != sorted.end()) refuse(text(*twice) + " is freed twice");
+  const std::vector<BufferId> all = sorted(ids);
+  auto twice = std::adjacent_find(all.begin(), all.end());
+  if (twice != all.end()) refuse(text(*twice) + " is freed twice");
   for (BufferId id : ids) bytes(id);
   for (BufferId id : ids) {
     live_ -= bytes(id);

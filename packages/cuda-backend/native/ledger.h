@@ -36,7 +36,8 @@ class Ledger {
 
  private:
   void checkInputs(const Executable& executable, std::span<const BufferId> inputs) const;
-  void checkOutputs(const Executable& executable, std::span<const BufferId> outputs) const;
+  void checkOutputs(const Executable& executable, std::span<const BufferId> inputs,
+                    std::span<const BufferId> outputs) const;
   void checkMemory(const char* what, size_t bytes, size_t arena) const;
 
   DeviceOptions options_;

@@ -21,6 +21,10 @@ class Lowering {
  public:
   Lowering(const Program& program, bool fuse) : program_(program), fusion_(program, fuse) {
     for (const Program::Value& value : program.values) lowered_.values.push_back(value.type);
+    for (const Node& node : program.nodes) {
+      if (node.op == Op::collective_done)
+        started_[node.operands[0]] = node.integer(attr::collective_done::bucket);
+    }
   }
 
   Lowered run() {
@@ -138,7 +142,15 @@ class Lowering {
     if (made.label.empty()) made.label = info(node.op).name;
     // Written over in place, a strided view would lose elements it has yet to read.
     std::erase_if(made.inPlace, [&](const auto& pair) { return !request.operands[pair.second].isDense(); });
+    const bool isDone = node.op == Op::collective_done;
+    const auto bucket = made.communicates ? started_.find(node.results[0]) : started_.end();
     push(std::move(made), std::move(reads), node.results);
+    Step& step = lowered_.steps.back();
+    if (isDone) step.transfer = Transfer::done;
+    if (bucket == started_.end()) return;
+    step.transfer = Transfer::start;
+    step.bucket = bucket->second;
+    step.made.label += ", started";
   }
 
   void addMatmul(const Node& node, const MatmulUnit& unit) {
@@ -179,6 +191,7 @@ class Lowering {
   Lowered lowered_;
   int64_t node_ = -1;
   std::map<std::vector<int64_t>, ValueId> copies_;
+  std::map<ValueId, int64_t> started_;  // results of collectives that are only started: their buckets
 };
 
 }  // namespace

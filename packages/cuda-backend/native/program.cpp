@@ -122,6 +122,7 @@ class Decoder {
     reader_.position = -1;
     for (uint32_t i = 0; i < outputs; i++) program_.outputs.push_back(single(reader_.next()));
     if (reader_.left() > 0) reader_.fail("words follow its end");
+    checkStarted(program_);
     return std::move(program_);
   }
 

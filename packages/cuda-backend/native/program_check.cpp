@@ -1,5 +1,7 @@
 #include "program_check.h"
 
+#include <algorithm>
+
 namespace lazuli {
 namespace {
 
@@ -77,6 +79,17 @@ Dims broadcast(const NodeCheck& check) {
   return shape;
 }
 
+/// `whole` has the rank of `shape`, is nowhere smaller, and its elements can be numbered.
+void requirePart(const NodeCheck& check, const Dims& shape, const Dims& whole) {
+  check.require(shape.size() == whole.size(), "the whole has another rank");
+  int64_t elements = 1;
+  for (size_t dim = 0; dim < whole.size(); dim++) {
+    check.require(whole[dim] >= 0 && whole[dim] >= shape[dim], "the shape is no part of the whole");
+    check.require(!__builtin_mul_overflow(elements, std::max<int64_t>(whole[dim], 1), &elements),
+                  "the whole has more elements than can be numbered");
+  }
+}
+
 std::vector<TensorType> sourceTypes(const NodeCheck& check) {
   switch (check.node.op) {
     case Op::full:
@@ -88,19 +101,22 @@ std::vector<TensorType> sourceTypes(const NodeCheck& check) {
       return {{check.dtype(attr::iota::dtype), shape}};
     }
     case Op::random_uniform:
-    case Op::random_normal:
+    case Op::random_normal: {
       // Both have the same schema.
       check.requireType(0, DType::i64, {2});
+      if (check.operandCount() > 1) check.requireType(1, DType::i64, {});
+      const Dims& shape = check.node.ints(attr::random_uniform::shape);
+      requirePart(check, shape, check.node.ints(attr::random_uniform::whole));
       check.require(isFloat(check.dtype(attr::random_uniform::dtype)), "takes a float dtype");
-      return {{check.dtype(attr::random_uniform::dtype), check.node.ints(attr::random_uniform::shape)}};
+      return {{check.dtype(attr::random_uniform::dtype), shape}};
+    }
     default:
       check.fail("is not known to this device");
   }
 }
 
 std::vector<TensorType> leafTypes(const NodeCheck& check) {
-  if (check.node.op == Op::sharding_constraint)
-    check.fail("not partitioned: the partitioner replaces this op");
+  if (isPartitioned(check.node.op)) check.fail("not partitioned: the partitioner replaces this op");
   if (check.node.op != Op::constant) check.fail("is not known to this device");
   TensorType type{check.dtype(attr::constant::dtype), check.node.ints(attr::constant::shape)};
   // Multiplied only once the shape is known to be the declared one, whose size does not overflow.

@@ -55,6 +55,15 @@ std::vector<TensorType> contractionTypes(const NodeCheck& check);
 std::vector<TensorType> kernelTypes(const NodeCheck& check);
 std::vector<TensorType> collectiveTypes(const NodeCheck& check);
 
+/// Throws ProgramError where a collective that is only started is read by anything but one collective_done,
+/// or one of these waits for something else.
+void checkStarted(const Program& program);
+
+/// Ops that the partitioner replaces.
+inline bool isPartitioned(Op op) {
+  return op == Op::sharding_constraint || op == Op::full_to_shard || op == Op::shard_to_full;
+}
+
 /// Throws ProgramError where a collective is over a mesh of another number of devices.
 void checkMeshes(const Program& program, int64_t devices);
 

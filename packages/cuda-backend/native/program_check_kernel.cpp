@@ -62,6 +62,21 @@ Types ropeTypes(const NodeCheck& check) {
   return {x};
 }
 
+/// The operands of an attention from `at` on, which need not be there: segments, then the shift. The kernels
+/// tell them apart by rank.
+void requireAttentionExtras(const NodeCheck& check, size_t at) {
+  const Dims &q = check[0].shape, &k = check[1].shape;
+  if (check.operandCount() > at && check[at].shape.size() == 2) {
+    check.require(check.operandCount() > at + 1, "segments of queries come with those of keys");
+    check.requireType(at, DType::i32, {q[0], q[2]});
+    check.requireType(at + 1, DType::i32, {k[0], k[2]});
+    at += 2;
+  }
+  if (check.operandCount() == at) return;
+  check.requireType(at, DType::i32, {});
+  check.require(check.operandCount() == at + 1, "takes no operand after the shift");
+}
+
 Types attentionTypes(const NodeCheck& check) {
   const TensorType &q = check[0], &k = check[1], &v = check[2];
   check.requireFloat(0);
@@ -74,21 +89,20 @@ Types attentionTypes(const NodeCheck& check) {
   check.requireType(2, q.dtype, {batch, groups, k.shape[2], v.shape[3]});
   int64_t offset = check.node.integer(attr::attention::offset);
   check.require(-kMostOffset <= offset && offset <= kMostOffset, "the offset is out of range");
+  int64_t window = check.node.integer(attr::attention::window);
+  check.require(0 <= window && window <= kMostOffset / 2, "the window is out of range");
   TensorType out{q.dtype, {batch, heads, q.shape[2], v.shape[3]}};
   TensorType row{DType::f32, {batch, heads, q.shape[2]}};
-  // The shift is int32 and the last; the one other operand that may be there is float32.
-  const size_t last = check.operandCount() - 1;
-  const auto requireShift = [&] { check.requireType(last, DType::i32, {}); };
   if (check.node.op == Op::attention) {
-    if (last == 3) requireShift();
+    requireAttentionExtras(check, 3);
     return {out, row};
   }
   check.requireSameType(3, out);
   check.requireSameType(4, row);
   check.requireSameType(5, out);
-  const bool shifted = last == 7 || (last == 6 && check[6].dtype == DType::i32);
-  if (shifted) requireShift();
-  if (last == 7 || (last == 6 && !shifted)) check.requireSameType(6, row);
+  const bool hasRow = check.operandCount() > 6 && check[6].dtype == DType::f32;
+  if (hasRow) check.requireSameType(6, row);
+  requireAttentionExtras(check, hasRow ? 7 : 6);
   return {q, k, v};
 }
 
@@ -105,6 +119,25 @@ Types crossEntropyTypes(const NodeCheck& check) {
   check.requireSameType(2, row);
   check.requireSameType(3, row);
   return {logits};
+}
+
+Types linearCrossEntropyTypes(const NodeCheck& check) {
+  const TensorType &x = check[0], &weight = check[1];
+  requireRows(check, 0);
+  const Dims rows(x.shape.begin(), x.shape.end() - 1);
+  check.require(weight.shape.size() == 2, "weight must be [V, K]");
+  check.require(weight.shape[0] > 0 || elements(rows) == 0, "weight has no classes");
+  check.requireType(1, x.dtype, {weight.shape[0], lastDim(x)});
+  check.requireIndex(2);
+  check.requireType(2, check[2].dtype, rows);
+  const double smoothing = check.node.number(attr::linear_cross_entropy::label_smoothing);
+  check.require(smoothing >= 0 && smoothing <= 1, "label_smoothing must lie in [0, 1]");
+  const TensorType row{DType::f32, rows};
+  if (check.node.op == Op::linear_cross_entropy) return {row, row};
+  check.requireSameType(3, row);
+  const TensorType none{x.dtype, {0}};
+  return {row, row, check.node.flag(attr::linear_cross_entropy_grad::need_x) ? x : none,
+          check.node.flag(attr::linear_cross_entropy_grad::need_weight) ? weight : none};
 }
 
 Types adamwTypes(const NodeCheck& check) {
@@ -204,8 +237,13 @@ Types kernelTypes(const NodeCheck& check) {
     case Op::cross_entropy:
     case Op::cross_entropy_grad:
       return crossEntropyTypes(check);
+    case Op::linear_cross_entropy:
+    case Op::linear_cross_entropy_grad:
+      return linearCrossEntropyTypes(check);
     case Op::adamw_update:
       return adamwTypes(check);
+    case Op::barrier:
+      return {check[0]};
     default:
       return collectiveTypes(check);
   }

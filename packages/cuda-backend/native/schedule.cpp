@@ -13,6 +13,9 @@ namespace {
 // - eager: a step that frees more than it makes runs as soon as its operands are there (an optimizer's
 // update, which ends
 //   the life of a gradient, straight after that gradient).
+// Where a collective is started and waited for apart, neither of the two moves past what the program has
+// there: the partitioner placed them for what computes in between. Every device orders its collectives alike,
+// because all order the same steps.
 
 using Order = std::vector<uint32_t>;
 
@@ -67,7 +70,8 @@ class Scheduler {
       for (size_t i = 1; i < storage.values.size(); i++) {
         uint32_t writer = static_cast<uint32_t>(producer_[storage.values[i]]);
         for (uint32_t reader : readers_[storage.values[i - 1]]) {
-          if (reader != writer) before_[writer].push_back(reader);
+          const Step& step = lowered_.steps[writer];
+          if (reader != writer && !lowered_.steps[reader].isDoneOf(step)) before_[writer].push_back(reader);
         }
       }
     }
@@ -81,6 +85,7 @@ class Scheduler {
     beforeEager_.resize(count_);
     for (uint32_t s = 0; s < count_; s++) {
       const Step& step = lowered_.steps[s];
+      if (step.transfer != Transfer::none) continue;
       size_t made = 0, freed = 0, freedOfOthers = 0;
       for (ValueId v : step.writes) made += inArena(v) ? alignUp(lowered_.values[v].bytes()) : 0;
       std::vector<ValueId> dying;
@@ -107,15 +112,30 @@ class Scheduler {
     std::vector<std::vector<uint32_t>> before = before_, after(count_);
     std::vector<uint32_t> waitsFor(count_);  // steps that are not lazy
     auto isLazy = [&](uint32_t s) { return lazy && lazy_[s]; };
+    // By lazy step: the steps that are not, and that it or lazy ones before it need.
+    std::vector<std::vector<uint32_t>> through(count_);
+    const auto tidy = [](std::vector<uint32_t>& steps) {
+      std::sort(steps.begin(), steps.end());
+      steps.erase(std::unique(steps.begin(), steps.end()), steps.end());
+    };
     for (uint32_t s = 0; s < count_; s++) {
       if (eager) before[s].insert(before[s].end(), beforeEager_[s].begin(), beforeEager_[s].end());
-      std::sort(before[s].begin(), before[s].end());
-      before[s].erase(std::unique(before[s].begin(), before[s].end()), before[s].end());
+      tidy(before[s]);
+      std::vector<uint32_t> needed;
       for (uint32_t p : before[s]) {
-        if (isLazy(p)) continue;
-        after[p].push_back(s);
-        waitsFor[s]++;
+        if (isLazy(p))
+          needed.insert(needed.end(), through[p].begin(), through[p].end());
+        else
+          needed.push_back(p);
       }
+      tidy(needed);
+      if (isLazy(s)) {
+        through[s] = std::move(needed);
+        continue;
+      }
+      // Nothing but lazy steps is brought forward along with an eager one: what is neither keeps its order.
+      for (uint32_t p : needed) after[p].push_back(s);
+      waitsFor[s] = static_cast<uint32_t>(needed.size());
     }
     Order order;
     std::vector<bool> done(count_);

@@ -12,6 +12,7 @@ class StorageAssigner {
         donated_(donated),
         end_(static_cast<int64_t>(lowered.steps.size())),
         lastRead_(lowered.values.size(), -1),
+        lastReadBefore_(lowered.values.size(), -1),
         outputOf_(lowered.values.size(), -1) {
     plan_.of.assign(lowered.values.size(), StoragePlan::none);
     plan_.takesOver.assign(lowered.outputs.size(), -1);
@@ -19,7 +20,10 @@ class StorageAssigner {
 
   StoragePlan assign() {
     for (int64_t s = 0; s < end_; s++) {
-      for (ValueId v : lowered_.steps[s].reads) lastRead_[v] = s;
+      for (ValueId v : lowered_.steps[s].reads) {
+        if (lastRead_[v] != s) lastReadBefore_[v] = lastRead_[v];
+        lastRead_[v] = s;
+      }
     }
     for (ValueId v = 0; v < donated_.size(); v++) add(v, Storage::Home::input, v, -1);
     for (uint32_t i = 0; i < lowered_.constants.size(); i++) {
@@ -92,8 +96,15 @@ class StorageAssigner {
     return found;
   }
 
+  /// Whether nothing needs the value after step `s`, which reads it, or after what step `s` starts.
+  bool diesAt(const Step& step, int64_t s, ValueId read) const {
+    const int64_t last = lastRead_[read];
+    if (last == s || step.transfer != Transfer::start || last == end_) return last == s;
+    return lowered_.steps[last].isDoneOf(step) && lastReadBefore_[read] == s;
+  }
+
   bool mayOverwrite(const Step& step, int64_t s, uint32_t w, ValueId read) const {
-    if (lastRead_[read] != s || lowered_.values[read].bytes() != lowered_.values[step.writes[w]].bytes())
+    if (!diesAt(step, s, read) || lowered_.values[read].bytes() != lowered_.values[step.writes[w]].bytes())
       return false;
     const Storage& storage = plan_.storage(read);
     bool ours = storage.home == Storage::Home::arena ||
@@ -149,8 +160,8 @@ class StorageAssigner {
   const Lowered& lowered_;
   const std::vector<bool>& donated_;
   int64_t end_;
-  std::vector<int64_t> lastRead_;
-  std::vector<int64_t> outputOf_;  // by value: the output whose place it is, or -1
+  std::vector<int64_t> lastRead_, lastReadBefore_;  // by value: of the steps that read it, the last two
+  std::vector<int64_t> outputOf_;                   // by value: the output whose place it is, or -1
   StoragePlan plan_;
 };
 

@@ -7,6 +7,9 @@ export interface KernelTime {
   readonly endUs: number;
 }
 
+/** Numbers of buffers. Those of a Float64Array are read where they lie, at the call. */
+export type Ids = readonly number[] | Float64Array;
+
 export interface RunResult {
   readonly startUs: number;
   readonly endUs: number;
@@ -44,16 +47,11 @@ export interface NativeDevice {
   /** Runs on their way still finish. */
   release(executable: number): void;
   /**
-   * Donated inputs cease to exist at the call, outputs exist from it on. Rejects with RunError, OutOfMemoryError or
+   * Donated inputs cease to exist at the call, outputs exist from it on; an output may take the number of a donated input. Rejects with RunError, OutOfMemoryError or
    * CollectiveError; a run that fails on one device fails on all, with that device's error. A request that is refused throws
    * at the call, and changes nothing. The times are those of the first local device.
    */
-  run(
-    executable: number,
-    inputs: readonly number[],
-    outputs: readonly number[],
-    profile?: boolean,
-  ): Promise<RunResult>;
+  run(executable: number, inputs: Ids, outputs: Ids, profile?: boolean): Promise<RunResult>;
   /**
    * Makes a buffer of these bytes; they are copied now. With a device it gets them alone: the buffer can be used once every
    * local device has got its own.
@@ -79,6 +77,7 @@ export interface NativeDevice {
 }
 
 // Ids cross as Float64Arrays, which the addon reads where they lie: an array costs it a call into V8 for each.
+const idsOf = (ids: Ids): Float64Array => (ids instanceof Float64Array ? ids : new Float64Array(ids));
 
 function call<T>(request: () => T): T {
   try {
@@ -122,15 +121,8 @@ class Device implements NativeDevice {
     call(() => this.native.release(executable));
   }
 
-  run(
-    executable: number,
-    inputs: readonly number[],
-    outputs: readonly number[],
-    profile = false,
-  ): Promise<RunResult> {
-    const pending = call(() =>
-      this.native.run(executable, new Float64Array(inputs), new Float64Array(outputs), profile),
-    );
+  run(executable: number, inputs: Ids, outputs: Ids, profile = false): Promise<RunResult> {
+    const pending = call(() => this.native.run(executable, idsOf(inputs), idsOf(outputs), profile));
     return settle(async () => {
       const { startUs, endUs, kernels } = await pending;
       return { startUs, endUs, kernels: kernelTimes(kernels) };

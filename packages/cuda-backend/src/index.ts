@@ -2,6 +2,7 @@ export type { DeviceStats, ExecutableInfo, KernelInfo } from "./addon.js";
 export {
   backendInfo,
   type DeviceOptions,
+  type Ids,
   type KernelTime,
   type NativeDevice,
   openDevice,

@@ -1,4 +1,4 @@
-import { ops, type TensorType } from "@lazuli/fx-trace";
+import { type Node, ops, type TensorType } from "@lazuli/fx-trace";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import {
   ArgumentError,
@@ -8,7 +8,7 @@ import {
   openDevice,
   RunError,
 } from "../src/index.js";
-import { f32, program } from "./programs.js";
+import { done, f32, program } from "./programs.js";
 
 const i32 = (...shape: number[]): TensorType => ({ shape, dtype: "int32" });
 const over = (...mesh: number[]) => ({ mesh, axes: mesh.map((_, axis) => axis) });
@@ -158,11 +158,17 @@ describe("collectives", () => {
     expect(() => device.compile(pair)).toThrow(
       "[all_reduce] is over a mesh [2] of 2 devices, but there are 4",
     );
+    const wrong = program([f32(2)], (x) =>
+      ops.all_reduce([x], { mesh: [4, 0, 0, 1, 2, 7], axes: [0], kind: "sum" }),
+    );
+    expect(() => device.compile(wrong)).toThrow("the mesh names a device twice, or one that there is not");
     const constrained = program([f32(2)], (x) =>
       ops.sharding_constraint([x], { mesh: [4], dims: [1, 0], direction: "both" }),
     );
     expect(() => device.compile(constrained)).toThrow(CompileError);
     expect(() => device.compile(constrained)).toThrow("not partitioned");
+    const manual = program([f32(4)], (x) => ops.full_to_shard([x], { mesh: [4], dims: [1, 0] }));
+    expect(() => device.compile(manual)).toThrow("not partitioned");
   });
 });
 
@@ -203,6 +209,122 @@ describe("a failure on one device", () => {
     await Promise.all(copies);
     await expect(read(2, 0, hasty)).rejects.toThrow("did not reach");
     hasty.close();
+  });
+});
+
+describe("collectives that are started and waited for apart", () => {
+  /** Collectives of values that are computed, each read late; together where `bucket` says so, or as they stand. */
+  const several = (place: (node: Node, bucket: number) => Node): Uint32Array =>
+    program([f32(8, 96)], (x) => {
+      const rows = { mesh: [2, 2], axes: [0] };
+      const made = [
+        ops.all_reduce([ops.tanh([x])], { ...over(4), kind: "sum" }),
+        ops.all_reduce([ops.exp([x])], { ...over(4), kind: "sum" }),
+        ops.all_gather([ops.neg([x])], { ...rows, dim: 1 }),
+        ops.all_gather([x], { ...rows, dim: 0 }),
+        ops.reduce_scatter([ops.square([x])], { ...over(4), kind: "sum", dim: 0 }),
+        ops.reduce_scatter([ops.abs([x])], { ...over(4), kind: "sum", dim: 1 }),
+        ops.all_to_all([ops.sin([x])], { ...over(4), split_dim: 0, concat_dim: 1 }),
+        ops.collective_permute([ops.cos([x])], { ...over(4), pairs: [0, 1, 1, 2, 2, 3, 3, 0] }),
+      ];
+      const computed = ops.dot_general([x, ops.exp([x])], {
+        lhs_contract: [0],
+        rhs_contract: [0],
+        lhs_batch: [],
+        rhs_batch: [],
+      });
+      // In between one that is not: it keeps its place in the order.
+      const whole = ops.all_reduce([computed], { ...over(4), kind: "max" });
+      return [...made.map((node, i) => ops.neg([place(node, i >> 1)])), whole];
+    });
+
+  it.each([
+    ["alone", (node: Node) => done(node)],
+    ["in buckets", (node: Node, bucket: number) => done(node, bucket)],
+  ])("give the same bits, %s", async (_, place) => {
+    const outputs = Array.from({ length: 9 }, (_, i) => i + 2);
+    const shift = 100;
+    for (const d of device.localDevices)
+      device.upload(
+        1,
+        Float32Array.from({ length: 8 * 96 }, (_, i) => Math.sin(i * (d + 1))),
+        d,
+      );
+    const plain = device.compile(several((node) => node)).id;
+    const started = device.compile(several(place)).id;
+    await device.run(plain, [1], outputs);
+    for (let round = 0; round < 20; round++) {
+      const again = outputs.map((output) => output + shift * (round + 1));
+      await device.run(started, [1], again);
+      for (const d of device.localDevices)
+        for (const [k, output] of outputs.entries())
+          expect(await read(again[k], d)).toEqual(await read(output, d));
+    }
+  });
+
+  const between = program([f32(4), i32(1)], (x, index) => {
+    const sums = [x, ops.neg([x])].map((each) => ops.all_reduce([each], { ...over(4), kind: "sum" }));
+    const picked = ops.index_select([x, index], { dim: 0 });
+    return [picked, ...sums.map((sum) => done(sum))];
+  });
+
+  it("end where a kernel fails while they are under way, and later runs work", async () => {
+    const { id } = device.compile(between);
+    device.upload(1, new Float32Array([1, 2, 3, 4]));
+    device.upload(5, new Int32Array([2]));
+    for (const d of device.localDevices) device.upload(2, new Int32Array([d === 3 ? 9 : d]), d);
+    for (let round = 1; round <= 20; round++) {
+      const at = 10 * round;
+      const error = await device.run(id, [1, 2], [at, at + 1, at + 2]).catch((e) => e);
+      expect(error).toBeInstanceOf(RunError);
+      expect(error.message).toContain("device 3: index_select: index 9 at position 0 is out of range");
+      await device.run(id, [1, 5], [at + 3, at + 4, at + 5]);
+      for (const d of device.localDevices) expect(await read(at + 4, d)).toEqual([4, 8, 12, 16]);
+    }
+  });
+
+  it("name who does not come", async () => {
+    const hasty = openDevice("cpu", { virtualDevices: 2, collectiveTimeoutMs: 1 });
+    const { id } = hasty.compile(
+      program([f32(1)], (x) => done(ops.all_reduce([x], { ...over(2), kind: "sum" }))),
+    );
+    hasty.upload(1, new Float32Array(1));
+    const size = 1 << 24;
+    hasty.upload(5, new Float32Array(size));
+    const target = new Float32Array(size);
+    const copies = Array.from({ length: 4 }, () => hasty.download(5, target, 1));
+    const error = await hasty.run(id, [1], [2]).catch((e) => e);
+    expect(error).toBeInstanceOf(CollectiveError);
+    expect(error.message).toContain("device 1 did not reach all_reduce float32 [1] over 2 within 0.001 s");
+    await Promise.all(copies);
+    hasty.close();
+  });
+
+  it("are refused where something reads them too early", () => {
+    const early = program([f32(2)], (x) => {
+      const sum = ops.all_reduce([x], { ...over(4), kind: "sum" });
+      return [ops.neg([sum]), done(sum)];
+    });
+    expect(() => device.compile(early)).toThrow("[neg] reads a collective that is under way until node 2");
+  });
+
+  it("end when the device is closed", async () => {
+    const busy = openDevice("cpu", { virtualDevices: 3 });
+    const { id } = busy.compile(
+      program([f32(1 << 18)], (x) => {
+        const sum = ops.all_reduce([ops.tanh([x])], { ...over(3), kind: "sum" });
+        const meanwhile = ops.exp([ops.sin([x])]);
+        return [ops.neg([done(sum)]), meanwhile];
+      }),
+    );
+    busy.upload(0, new Float32Array(1 << 18));
+    const runs = Array.from({ length: 30 }, (_, i) =>
+      busy.run(id, [0], [2 * i + 1, 2 * i + 2]).catch((error) => error),
+    );
+    busy.close();
+    const failed = (await Promise.all(runs)).filter((outcome) => outcome instanceof Error);
+    expect(failed.length).toBeGreaterThan(0);
+    for (const error of failed) expect(error.message).toContain("the device was closed");
   });
 });
 

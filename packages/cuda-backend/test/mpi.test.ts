@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { type Node, ops } from "@lazuli/fx-trace";
 import { describe, expect, it } from "vitest";
 import { openDevice } from "../src/index.js";
-import { f32, program } from "./programs.js";
+import { done, f32, program } from "./programs.js";
 
 const addon =
   process.env.LAZULI_ADDON || fileURLToPath(new URL("../../../build/Release/lazuli.node", import.meta.url));
@@ -67,6 +67,16 @@ function collectives(ranks: number): Record<string, Given> {
     ),
     ring: given([100_000], 100_000, (x) => ops.collective_permute([x], { ...whole, pairs: ring })),
     toOne: given([10], 10, (x) => ops.collective_permute([x], { ...whole, pairs: [0, 1] })),
+    // Computed beside, and several as one; the result is all of them.
+    started: given([40, 24], 40 * 24 * 6, (x) => {
+      const squares = [ops.neg([x]), ops.tanh([x]), ops.square([x]), ops.exp([x])];
+      const sums = squares.map((each) => ops.all_reduce([each], { ...whole, kind: "sum" }));
+      const moved = ops.all_to_all([x], { ...whole, split_dim: 0, concat_dim: 1 });
+      const flat = (each: Node): Node => ops.reshape([each], { shape: [40 * 24] });
+      const meanwhile = ops.sin([ops.cos([x])]);
+      const values = [...sums.map((sum, i) => done(sum, i < 3 ? 0 : -1)), done(moved), meanwhile];
+      return ops.concat(values.map(flat), { dim: 0 });
+    }),
     slice: given([10, 3], 30 / 5 + 3, (x) => ops.shard_slice([x], { ...part, dim: 0, size: 3 })),
   };
 }
@@ -229,6 +239,26 @@ describe.skipIf(!hasMpirun || !isBuilt)("under mpirun", { timeout: 90_000 }, () 
     expect(out).toContain("[lazuli] rank 1: device 1: index_select: index 9");
     expect(out).toContain("rank 1 RUN: device 1: index_select: index 9");
     expect(out).toContain("rank 0 COLLECTIVE: device 1: index_select: index 9");
+  });
+
+  it("a failure beside a collective that is under way ends it", async () => {
+    const pick = {
+      words: [
+        ...program([f32(4), { shape: [1], dtype: "int32" }], (x, index) => {
+          const sum = ops.all_reduce([x], { mesh: [2], axes: [0], kind: "sum" });
+          const picked = ops.index_select([x, index], { dim: 0 });
+          // Both read, so that neither rank is done before the other has failed.
+          return ops.add([ops.all_reduce([picked], { mesh: [2], axes: [0], kind: "sum" }), done(sum)]);
+        }),
+      ],
+      size: 4,
+      output: 16,
+    };
+    const { code, out, ms } = await start(2, "fails", { pick }).ended;
+    expect(code).not.toBe(0);
+    expect(out).toContain("rank 1 RUN: device 1: index_select: index 9");
+    // Rank 0 says so too, if it is not ended before.
+    expect(ms).toBeLessThan(30_000);
   });
 
   it("ranks that run different programs fail", async () => {

@@ -1,4 +1,4 @@
-import { buildGraph, encodeNodes, input, type Node, type TensorType } from "@lazuli/fx-trace";
+import { buildGraph, encodeNodes, input, type Node, ops, type TensorType } from "@lazuli/fx-trace";
 
 export const f32 = (...shape: number[]): TensorType => ({ shape, dtype: "float32" });
 
@@ -14,3 +14,7 @@ export function program(
   const isDonated = (_: Node, index: number): boolean => donated.includes(index);
   return encodeNodes(nodes, graph.outputs, { isInput, inputs: graph.inputs, isDonated }).words.slice();
 }
+
+/** Waits for a collective that is only started. */
+export const done = (started: Node, bucket = -1): Node =>
+  ops.collective_done([started, started.inputs[0]], { bucket });

@@ -1,3 +1,4 @@
+export { autocastPass, withAutocast } from "./autocast.js";
 export * from "./close.js";
 export * from "./dtype.js";
 export * from "./encode.js";
@@ -9,8 +10,16 @@ export * from "./fx/index.js";
 export * from "./graph.js";
 export * from "./node.js";
 export * from "./opdef.js";
+export { maskedAttention } from "./ops/attention.js";
 export * from "./ops/build.js";
-export { type CollectiveName, collectiveNames, groupSize, type ReductionKind } from "./ops/collective.js";
+export {
+  type CollectiveName,
+  collectiveNames,
+  groupSize,
+  isTransfer,
+  meshSizes,
+  type ReductionKind,
+} from "./ops/collective.js";
 export * from "./ops/composite.js";
 export { einsum } from "./ops/einsum.js";
 export { constant, input, result } from "./ops/leaf.js";
@@ -21,6 +30,7 @@ export { dce } from "./passes/dce.js";
 export { decompose } from "./passes/decompose.js";
 export { foldConstants } from "./passes/fold.js";
 export { foldGradScale } from "./passes/fold_grad_scale.js";
+export { fuseLinearCrossEntropy } from "./passes/fuse_linear_cross_entropy.js";
 export { type Pass, type PassReport, type RunPassesOptions, runPasses } from "./passes/pass.js";
 export { type Rule, type Rules, rewrite } from "./passes/rewrite.js";
 export { simplify } from "./passes/simplify.js";

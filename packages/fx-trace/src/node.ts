@@ -1,7 +1,24 @@
-import { isFloat } from "./dtype.js";
+import { type DType, isFloat } from "./dtype.js";
 import { LazuliError } from "./errors.js";
 import type { Attrs, OpDef } from "./opdef.js";
 import type { TensorType } from "./shape.js";
+
+/** What one device has of a value, between full_to_shard and shard_to_full. */
+export interface Part {
+  /** The `mesh` attribute of the ops between. */
+  readonly mesh: readonly number[];
+  /** Mesh axes along which devices may have different values; along the others they have the same. */
+  readonly varying: readonly number[];
+}
+
+const covers = (a: Part, b: Part): boolean => b.varying.every((axis) => a.varying.includes(axis));
+
+/** The part that an op gives whose operands are both. */
+function joinParts(a: Part, b: Part): Part {
+  if (a === b || covers(a, b)) return a;
+  if (covers(b, a)) return b;
+  return { mesh: a.mesh, varying: [...new Set([...a.varying, ...b.varying])].sort((x, y) => x - y) };
+}
 
 /**
  * One recorded call. A node of several results is never consumed directly: a `result` node names which.
@@ -11,12 +28,18 @@ export class Node {
   readonly id: number;
   /** How many recorded nodes consume this one; a node nothing consumes is a sink. */
   useCount = 0;
+  /** Whether any recorded node reads this one, be it counted as a use or not. */
+  isRead = false;
   /** True where a gradient may flow through this node to a leaf. */
   requiresGrad = false;
   /** True for the node of a tensor whose `.grad` backward fills. */
   isLeaf = false;
   /** What holds the value once it is computed; owned by the engine above. */
   storage: unknown = null;
+  /** Set where the value is a part, of the shape that one device has. */
+  part: Part | null = null;
+  /** The checkpoint it was recorded in: backward computes it again instead of keeping it. */
+  region: Region | null = null;
   /** Position in the graph walked last, valid while `walk` is that walk's number (see `walkNodes`). */
   index = -1;
   walk = 0;
@@ -42,6 +65,12 @@ export class Node {
   get dtype(): TensorType["dtype"] {
     return this.types[0].dtype;
   }
+}
+
+/** What one `checkpoint` encloses. */
+export interface Region {
+  /** What was given to it. */
+  readonly inputs: ReadonlySet<Node>;
 }
 
 let nextId = 1;
@@ -120,17 +149,56 @@ export function withoutUses<T>(fn: () => T): T {
   }
 }
 
+let region: Region | null = null;
+
+/** Runs `fn`, which was given `inputs`, as a checkpoint: a part of the one around it, where there is one. */
+export function withCheckpoint<T>(inputs: ReadonlySet<Node>, fn: () => T): T {
+  if (region !== null) return fn();
+  region = { inputs };
+  try {
+    return fn();
+  } finally {
+    region = null;
+  }
+}
+
+/** Casts an op's operands before it is applied; gives them back where there is nothing to cast. */
+export type Casts = (op: OpDef, inputs: readonly Node[]) => readonly Node[];
+
+let mixed: { readonly dtype: DType; readonly casts: Casts } | null = null;
+
+/** The dtype that products are recorded in, where that is not their operands'. */
+export const autocastDType = (): DType | null => mixed?.dtype ?? null;
+
+/** Runs `fn` with operands cast by `next`, or by nothing. */
+export function withCasts<T>(next: { readonly dtype: DType; readonly casts: Casts } | null, fn: () => T): T {
+  const previous = mixed;
+  mixed = next;
+  try {
+    return fn();
+  } finally {
+    mixed = previous;
+  }
+}
+
 /** Applies an op: checks types at the call, makes the node, records it. Throws what the type rule throws. */
-export function apply(op: OpDef, inputs: readonly Node[], attrs: Attrs): Node {
+export function apply(op: OpDef, given: readonly Node[], attrs: Attrs): Node {
+  const inputs = mixed === null ? given : mixed.casts(op, given);
   const type = op.type(inputs, attrs as never);
   const types = Array.isArray(type) ? (type as readonly TensorType[]) : [type as TensorType];
   const node = new Node(op, inputs, attrs, types, scopePath);
   let requiresGrad = false;
+  let part: Part | null = null;
   for (let i = 0; i < inputs.length; i++) {
     if (countsUses) inputs[i].useCount++;
+    inputs[i].isRead = true;
     requiresGrad ||= inputs[i].requiresGrad;
+    const other = inputs[i].part;
+    if (other !== null) part = part === null ? other : joinParts(part, other);
   }
+  node.part = op.part ? op.part(inputs, attrs as never) : part;
   node.requiresGrad = requiresGrad && gradEnabled && op.differentiable && isFloat(types[0].dtype);
+  node.region = region;
   recorder?.add(node);
   return node;
 }

@@ -1,5 +1,5 @@
 import type { DType } from "./dtype.js";
-import { apply, type Node } from "./node.js";
+import { apply, type Node, type Part } from "./node.js";
 import type { TensorType } from "./shape.js";
 
 /** What an attribute may be; the kind decides how it goes into keys, dumps and onto the wire. */
@@ -88,6 +88,8 @@ export interface OpDef<S extends AttrSchema = AttrSchema> {
   readonly decompose?: (inputs: readonly Node[], attrs: AttrsOf<S>, out: Node) => readonly Node[];
   /** A function where it depends on ranks or attributes. */
   readonly sharding?: ShardingRule | ((inputs: readonly Node[], attrs: AttrsOf<S>) => ShardingRule);
+  /** Whether the result is a part, and over which axes it differs; where not as its operands together. */
+  readonly part?: (inputs: readonly Node[], attrs: AttrsOf<S>) => Part | null;
 }
 
 export interface OpSpec<S extends AttrSchema>
@@ -129,6 +131,7 @@ export function defineOp<const S extends AttrSchema>(spec: OpSpec<S>): Op<S> {
     vjp: spec.vjp,
     decompose: spec.decompose,
     sharding: spec.sharding,
+    part: spec.part,
   });
   return def as unknown as Op<S>;
 }

@@ -6,6 +6,8 @@ import { formatShape, formatType, type TensorType } from "./shape.js";
 export interface FormatOptions {
   /** Constants of more bytes are shown by their beginning; such a text cannot be parsed back. */
   readonly maxBytes?: number;
+  /** What is said of a node besides, at the end of its line. */
+  readonly note?: (node: Node) => string;
 }
 
 const hex = (bytes: Uint8Array): string =>
@@ -24,11 +26,15 @@ function formatAttr(kind: AttrKind, value: AttrValue, maxBytes: number): string 
 }
 
 /** ` {dim=0, keepdim=false}`, or nothing where the op has no attributes. */
-export function formatAttrs(node: Node, { maxBytes = 64 }: FormatOptions = {}): string {
+export function formatAttrs(
+  node: Node,
+  { maxBytes = 64 }: FormatOptions = {},
+  hidden: readonly string[] = [],
+): string {
   const schema = node.op.attrSchema;
-  const parts = Object.keys(schema).map(
-    (name) => `${name}=${formatAttr(schema[name], node.attrs[name], maxBytes)}`,
-  );
+  const parts = Object.keys(schema)
+    .filter((name) => !hidden.includes(name))
+    .map((name) => `${name}=${formatAttr(schema[name], node.attrs[name], maxBytes)}`);
   return parts.length > 0 ? ` {${parts.join(", ")}}` : "";
 }
 
@@ -46,22 +52,40 @@ export function formatGraph(graph: Graph, options: FormatOptions = {}): string {
   const name = (node: Node): string => `%${node.index}`;
   const lines = graph.nodes.map((node) => {
     const call = `${node.op.name}(${node.inputs.map(name).join(", ")})${formatAttrs(node, options)}`;
-    return `${name(node)} = ${call} : ${formatTypes(node.types)}${node.scope ? `  # ${node.scope}` : ""}`;
+    const comment = [node.scope, options.note?.(node)].filter(Boolean).join("  ");
+    return `${name(node)} = ${call} : ${formatTypes(node.types)}${comment ? `  # ${comment}` : ""}`;
   });
   return `${[...lines, `outputs ${graph.outputs.map(name).join(", ")}`.trimEnd()].join("\n")}\n`;
 }
 
 const quoted = (text: string): string => `"${text.replace(/["\\]/g, "\\$&").replace(/\n/g, "\\n")}"`;
 
+export interface DotOptions {
+  /** Stands above the picture. */
+  readonly title?: string;
+  /** Lines of a node's label, below its type. */
+  readonly lines?: (node: Node) => readonly string[];
+  /** Attributes that are not shown. */
+  readonly hidden?: readonly string[];
+  /** Graphviz attributes of a node. */
+  readonly style?: (node: Node) => Readonly<Record<string, string>>;
+}
+
 /** The graph for Graphviz: a box a node, grouped by module path, outputs doubled. */
-export function toDot(graph: Graph): string {
+export function toDot(graph: Graph, { title, lines: more, hidden, style }: DotOptions = {}): string {
   walkNodes(graph.nodes);
   const outputs = new Set(graph.outputs);
   const box = (node: Node): string => {
-    const label = quoted(
-      `%${node.index} ${node.op.name}${formatAttrs(node, { maxBytes: 8 })}\n${formatTypes(node.types)}`,
+    const call = `%${node.index} ${node.op.name}${formatAttrs(node, { maxBytes: 8 }, hidden)}`;
+    const attrs = {
+      label: [call, formatTypes(node.types), ...(more?.(node) ?? [])].join("\n"),
+      ...(outputs.has(node) && { peripheries: "2" }),
+      ...style?.(node),
+    };
+    const list = Object.entries(attrs).map(
+      ([key, value]) => `${key}=${key === "label" || /\W/.test(value) ? quoted(value) : value}`,
     );
-    return `n${node.index} [label=${label}${outputs.has(node) ? ", peripheries=2" : ""}];`;
+    return `n${node.index} [${list.join(", ")}];`;
   };
   const scopes = new Map<string, Node[]>();
   for (const node of graph.nodes) {
@@ -70,6 +94,7 @@ export function toDot(graph: Graph): string {
     else scopes.set(node.scope, [node]);
   }
   const lines = ["digraph {", "  node [shape=box, fontname=monospace];"];
+  if (title) lines.push(`  label=${quoted(title)}; labelloc=t; fontname=monospace;`);
   let cluster = 0;
   for (const [scope, nodes] of scopes) {
     const indent = scope ? "    " : "  ";

@@ -7,8 +7,8 @@ import { formatType, sameShape, type TensorType } from "./shape.js";
 
 /**
  * Checks what every pass may rely on: inputs are made before their users and once, types are what the ops' rules give,
- * ops of several results are read by `result` nodes alone, program inputs are numbered 0, 1, ... Throws GraphError
- * naming the first node that breaks one of them.
+ * ops of several results are read by `result` nodes alone, a collective under way by its collective_done alone, program
+ * inputs are numbered 0, 1, ... Throws GraphError naming the first node that breaks one of them.
  */
 export function verify(graph: Graph): void {
   const walk = nextWalk();
@@ -31,6 +31,7 @@ export function verify(graph: Graph): void {
     node.index = i;
   }
   checkInputs(graph, inputs);
+  checkStarted(graph);
   graph.outputs.forEach((output, i) => {
     if (output.walk !== walk)
       throw new GraphError(output.op.name, `output ${i} is not in the graph`, output.scope);
@@ -112,6 +113,26 @@ function derivedTypes(node: Node, fail: Fail): readonly TensorType[] {
     if (!(error instanceof LazuliError)) throw error;
     return fail(`is refused by its op: ${error.detail}`);
   }
+}
+
+/** A collective that is only started has no value until its collective_done. */
+function checkStarted({ nodes, outputs }: Graph): void {
+  const dones = new Map<Node, Node>();
+  for (const node of nodes) if (node.op.name === "collective_done") dones.set(node.inputs[0], node);
+  if (dones.size === 0) return;
+  const check = (value: Node, reader: string, isDone: boolean): void => {
+    const done = dones.get(value);
+    if (!done || isDone) return;
+    const what = `node ${value.index} is under way until node ${done.index}, its collective_done, and ${reader} reads it`;
+    throw new GraphError(value.op.name, what, value.scope);
+  };
+  for (const node of nodes)
+    node.inputs.forEach((value, k) => {
+      check(value, `node ${node.index}, ${node.op.name},`, dones.get(value) === node && k === 0);
+    });
+  outputs.forEach((value, i) => {
+    check(value, `output ${i}`, false);
+  });
 }
 
 function checkInputs(graph: Graph, inputs: readonly Node[]): void {

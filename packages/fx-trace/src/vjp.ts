@@ -1,9 +1,20 @@
 import { GradError, GraphError } from "./errors.js";
 import { nextWalk } from "./graph.js";
-import { apply, atScope, currentRecorder, type Node, withGrad, withRecorder } from "./node.js";
+import {
+  apply,
+  atScope,
+  currentRecorder,
+  type Node,
+  type Region,
+  withCasts,
+  withGrad,
+  withRecorder,
+} from "./node.js";
 import type { Cotangents, OpDef } from "./opdef.js";
 import { add, full } from "./ops/build.js";
+import { barrier } from "./ops/leaf.js";
 import { formatType, sameShape, type TensorType } from "./shape.js";
+import { OpenSums } from "./vjp_parts.js";
 
 export interface GradientOptions {
   /** Records the backward nodes so that they can be differentiated again. */
@@ -21,9 +32,20 @@ interface Sweep {
   readonly cotangents: (Node | null)[];
   /** By slot, for nodes of several results: the cotangent of each. */
   readonly byResult: Map<number, (Node | null)[]>;
-  /** What backward reads in a value's stead: values laid out with direction `regather` are laid out again. Null: none. */
-  readonly again: Map<Node, Node> | null;
+  /** What backward reads in a value's stead; null where it reads every value as it is. */
+  readonly again: Again | null;
+  /** Of a graph with parts: cotangents that devices have addends of. */
+  readonly open: OpenSums | null;
 }
+
+/** Values made for backward, by what they stand for; and by checkpoint those that came into it. */
+interface Again {
+  readonly values: Map<Node, Node>;
+  readonly entered: Map<Region, Map<Node, Node>>;
+}
+
+const madeAgain = (nodes: readonly Node[]): Again | null =>
+  nodes.some((node) => isRegathered(node) || node.region) ? { values: new Map(), entered: new Map() } : null;
 
 const sameType = (a: TensorType, b: TensorType): boolean =>
   a.dtype === b.dtype && sameShape(a.shape, b.shape);
@@ -41,9 +63,19 @@ export function gradients(
   outputs: readonly Node[],
   cotangents: readonly Node[],
   targets: readonly Node[],
-  { createGraph = false }: GradientOptions = {},
+  options: GradientOptions = {},
 ): (Node | null)[] {
   checkCotangents(outputs, cotangents);
+  // Each op's gradient is computed in the dtype that the op was.
+  return withCasts(null, () => sweepBack(outputs, cotangents, targets, options));
+}
+
+function sweepBack(
+  outputs: readonly Node[],
+  cotangents: readonly Node[],
+  targets: readonly Node[],
+  { createGraph = false }: GradientOptions,
+): (Node | null)[] {
   const nodes = gradAncestors(outputs);
   const walk = nextWalk();
   for (let i = 0; i < nodes.length; i++) {
@@ -60,7 +92,8 @@ export function gradients(
     flows,
     cotangents: new Array(nodes.length).fill(null),
     byResult: new Map(),
-    again: nodes.some(isRegathered) ? new Map() : null,
+    again: madeAgain(nodes),
+    open: nodes.some(({ part }) => part) ? new OpenSums(new Set(targets)) : null,
   };
   withGrad(createGraph, () => {
     for (let i = 0; i < outputs.length; i++) accumulate(sweep, outputs[i], cotangents[i]);
@@ -123,8 +156,9 @@ function run(sweep: Sweep): void {
   let grads: readonly (Node | null)[];
   const step = (): void => passOn(sweep, node, grads); // one closure for all nodes
   for (let slot = sweep.nodes.length - 1; slot >= 0; slot--) {
-    if (sweep.flows[slot] === 0) continue;
     node = sweep.nodes[slot];
+    sweep.open?.settle(node, (to, cotangent) => accumulate(sweep, to, cotangent));
+    if (sweep.flows[slot] === 0) continue;
     const grad = sweep.cotangents[slot];
     const arrived = node.op.results === 1 ? grad && [grad] : sweep.byResult.get(slot);
     if (!arrived) continue;
@@ -157,8 +191,10 @@ function passOn(sweep: Sweep, node: Node, grads: readonly (Node | null)[]): void
   }
   const needs = new Array<boolean>(inputs.length);
   for (let k = 0; k < inputs.length; k++) needs[k] = sweep.slotOf(inputs[k]) >= 0;
-  const read = sweep.again ? inputs.map((x) => readAgain(x, sweep.again as Map<Node, Node>)) : inputs;
-  const passed = pullBack(node, read, grads, needs);
+  const { again } = sweep;
+  const read = again ? inputs.map((x) => readAgain(x, again, node.region)) : inputs;
+  const out = again && node.region ? readAgain(node, again, node.region) : node;
+  const passed = pullBack(node, out, read, grads, needs);
   for (let k = 0; k < inputs.length; k++) {
     const cotangent = passed[k];
     if (!cotangent || !needs[k]) continue;
@@ -169,7 +205,7 @@ function passOn(sweep: Sweep, node: Node, grads: readonly (Node | null)[]): void
         node.scope,
       );
     }
-    accumulate(sweep, inputs[k], cotangent);
+    if (!sweep.open?.take(node, inputs[k], cotangent)) accumulate(sweep, inputs[k], cotangent);
   }
 }
 
@@ -179,19 +215,39 @@ const isRegathered = (node: Node): boolean =>
 /** Ops that are made again along with what they show in another form. */
 const cheap = new Set(["cast", "reshape", "transpose", "detach"]);
 
-/** The value, or where it is a regathered one, or a cast or view of such, the same made anew for backward. */
-function readAgain(x: Node, again: Map<Node, Node>): Node {
-  const known = again.get(x);
+/**
+ * What backward reads in a value's stead. A value of the checkpoint that the reader is in is computed again from what came
+ * into it; a regathered one, or a cast or view of such, is made anew; any other is kept.
+ */
+function readAgain(x: Node, again: Again, region: Region | null): Node {
+  const isInside = region !== null && x.region === region;
+  if (region !== null && !isInside) return fromOutside(x, again, region);
+  const known = again.values.get(x);
   if (known) return known;
   let made = x;
   if (isRegathered(x)) {
-    made = atScope(x.scope, () => apply(x.op, x.inputs, { ...x.attrs, direction: "forward" }));
-  } else if (cheap.has(x.op.name) && x.storage === null) {
-    const [inner] = x.inputs;
-    const innerAgain = inner ? readAgain(inner, again) : inner;
-    if (innerAgain !== inner) made = atScope(x.scope, () => apply(x.op, [innerAgain], x.attrs));
+    const inputs = isInside ? x.inputs.map((input) => readAgain(input, again, region)) : x.inputs;
+    made = atScope(x.scope, () => apply(x.op, inputs, { ...x.attrs, direction: "forward" }));
+  } else if (isInside || (cheap.has(x.op.name) && x.storage === null)) {
+    const inputs = x.inputs.map((input) => readAgain(input, again, region));
+    if (inputs.some((input, k) => input !== x.inputs[k]))
+      made = atScope(x.scope, () => apply(x.op, inputs, x.attrs));
   }
-  again.set(x, made);
+  again.values.set(x, made);
+  return made;
+}
+
+/**
+ * A value that came into a checkpoint, behind a barrier, so that what is computed of it again is not found to be there.
+ * Parameters and other values from before the step are read as they are: a barrier may cost a copy.
+ */
+function fromOutside(x: Node, again: Again, region: Region): Node {
+  const read = readAgain(x, again, null);
+  if (x.op.results > 1 || (x.storage !== null && !region.inputs.has(x))) return read;
+  const entered = again.entered.get(region) ?? new Map<Node, Node>();
+  again.entered.set(region, entered);
+  const made = entered.get(x) ?? atScope(x.scope, () => barrier([read]));
+  entered.set(x, made);
   return made;
 }
 
@@ -205,6 +261,7 @@ function accumulate(sweep: Sweep, node: Node, cotangent: Node): void {
 /** Cotangents of a node's inputs: by the op's vjp, or else through its decomposition. */
 function pullBack(
   node: Node,
+  out: Node,
   inputs: readonly Node[],
   grads: readonly (Node | null)[],
   needs: readonly boolean[],
@@ -213,9 +270,9 @@ function pullBack(
   if (op.vjp) {
     const first = node.types[0];
     const grad = grads[0] ?? full(0, first.shape, first.dtype);
-    return op.vjp({ inputs, out: node, grad, grads, attrs: node.attrs as never, needs });
+    return op.vjp({ inputs, out, grad, grads, attrs: node.attrs as never, needs });
   }
-  if (op.decompose) return pullDecomposed(node, op.decompose, grads, needs);
+  if (op.decompose) return pullDecomposed(node, out, inputs, op.decompose, grads, needs);
   throw new GradError(
     op.name,
     `has no gradient, but one is asked for through ${formatType(node.type)}`,
@@ -226,6 +283,8 @@ function pullBack(
 /** Records the op's decomposition and sweeps back through it. */
 function pullDecomposed(
   node: Node,
+  out: Node,
+  inputs: readonly Node[],
   decompose: NonNullable<OpDef["decompose"]>,
   grads: readonly (Node | null)[],
   needs: readonly boolean[],
@@ -238,12 +297,12 @@ function pullDecomposed(
       outer?.add(made);
     },
   };
-  const results = withRecorder(tee, () => decompose(node.inputs, node.attrs as never, node));
-  const distinct = [...new Set(node.inputs)];
+  const results = withRecorder(tee, () => decompose(inputs, node.attrs as never, out));
+  const distinct = [...new Set(inputs)];
   const nodes = [...distinct, ...inner];
   const slots = new Map(nodes.map((each, slot) => [each, slot]));
   const needed = new Uint8Array(nodes.length);
-  node.inputs.forEach((input, k) => {
+  inputs.forEach((input, k) => {
     if (needs[k]) needed[slots.get(input) as number] = 1;
   });
   const slotOf = (each: Node): number => {
@@ -263,7 +322,9 @@ function pullDecomposed(
     flows,
     cotangents: new Array(nodes.length).fill(null),
     byResult: new Map(),
-    again: nodes.some(isRegathered) ? new Map() : null,
+    again: madeAgain(nodes),
+    // Addends pass through what is linear in them: they are summed at the op's operands.
+    open: null,
   };
   results.forEach((value, i) => {
     const grad = grads[i];
@@ -271,7 +332,7 @@ function pullDecomposed(
   });
   run(sweep);
   // An operand given twice has one slot, which holds the whole: its second place passes nothing.
-  return node.inputs.map((input, k) =>
-    node.inputs.indexOf(input) === k ? sweep.cotangents[slots.get(input) as number] : null,
+  return inputs.map((input, k) =>
+    inputs.indexOf(input) === k ? sweep.cotangents[slots.get(input) as number] : null,
   );
 }

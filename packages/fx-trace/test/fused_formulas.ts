@@ -47,7 +47,7 @@ export interface AttentionSizes {
 export function attention(
   sizes: AttentionSizes,
   [q, k, v]: readonly Row[],
-  { causal, offset, scale }: { causal: boolean; offset: number; scale: number },
+  { causal, offset, scale, window }: { causal: boolean; offset: number; scale: number; window: number },
 ): { out: number[]; lse: number[] } {
   const { B, H, G, T, S, K, Kv } = sizes;
   const out: number[] = [];
@@ -56,7 +56,9 @@ export function attention(
     for (let h = 0; h < H; h++) {
       const g = Math.floor(h / (H / G));
       for (let i = 0; i < T; i++) {
-        const seen = Array.from({ length: S }, (_, j) => j).filter((j) => !causal || j <= i + offset);
+        const seen = Array.from({ length: S }, (_, j) => j).filter(
+          (j) => (!causal || j <= i + offset) && (window === 0 || j > i + offset - window),
+        );
         const query = q.slice(((b * H + h) * T + i) * K).slice(0, K);
         const scores = seen.map(
           (j) => scale * sum(query.map((x, c) => x * k[((b * G + g) * S + j) * K + c])),

@@ -111,20 +111,22 @@ describe("rope", () => {
 describe("attention", () => {
   const sizes = { B: 2, H: 4, G: 2, T: 3, S: 5, K: 4, Kv: 3 };
   const cases = [
-    { ...sizes, causal: false, offset: 0 },
-    { ...sizes, causal: true, offset: 0 },
-    { ...sizes, causal: true, offset: 2 }, // the last T of S positions
-    { ...sizes, causal: true, offset: -2 }, // the first two rows see nothing
-    { ...sizes, causal: true, offset: -10 }, // no row does
-    { ...sizes, G: 1, causal: true, offset: 1 },
-    { ...sizes, G: 4, causal: false, offset: 0 },
-    { ...sizes, S: 0, causal: false, offset: 0 },
+    { ...sizes, causal: false, offset: 0, window: 0 },
+    { ...sizes, causal: true, offset: 0, window: 0 },
+    { ...sizes, causal: true, offset: 2, window: 0 }, // the last T of S positions
+    { ...sizes, causal: true, offset: -2, window: 0 }, // the first two rows see nothing
+    { ...sizes, causal: true, offset: -10, window: 0 }, // no row does
+    { ...sizes, G: 1, causal: true, offset: 1, window: 0 },
+    { ...sizes, G: 4, causal: false, offset: 0, window: 0 },
+    { ...sizes, S: 0, causal: false, offset: 0, window: 0 },
+    { ...sizes, causal: true, offset: 1, window: 2 },
+    { ...sizes, causal: false, offset: 0, window: 1 },
   ];
-  it.each(cases)("agrees with the formula: %j", ({ causal, offset, ...of }) => {
+  it.each(cases)("agrees with the formula: %j", ({ causal, offset, window, ...of }) => {
     const q = given([of.B, of.H, of.T, of.K], 1);
     const k = given([of.B, of.G, of.S, of.K], 2);
     const v = given([of.B, of.G, of.S, of.Kv], 3);
-    const attrs = { causal, offset, scale: 0.7 };
+    const attrs = { causal, offset, scale: 0.7, window };
     const [out, lse] = valuesOf([q, k, v], (inputs) => ops.attention(inputs, attrs));
     const wanted = formula.attention(of, [q.data, k.data, v.data], attrs);
     expectClose(out, wanted.out);
@@ -142,7 +144,7 @@ describe("attention", () => {
     const k = given([of.B, of.G, of.S, of.K], 2);
     const v = given([of.B, of.G, of.S, of.Kv], 3);
     const by: Given = { shape: [], data: [shift], dtype: "int32" };
-    const attrs = { causal: true, offset, scale: 0.7 };
+    const attrs = { causal: true, offset, scale: 0.7, window: 0 };
     const [out, lse] = valuesOf([q, k, v, by], (inputs) => ops.attention(inputs, attrs));
     const wanted = formula.attention(of, [q.data, k.data, v.data], { ...attrs, offset: offset + shift });
     expectClose(out, wanted.out);
@@ -153,7 +155,7 @@ describe("attention", () => {
     const q = { shape: [1, 1, 1, 1], data: [1000] };
     const k = { shape: [1, 1, 2, 1], data: [1, -1] };
     const [out, lse] = valuesOf([q, k, k], (inputs) =>
-      ops.attention(inputs, { causal: false, offset: 0, scale: 1 }),
+      ops.attention(inputs, { causal: false, offset: 0, scale: 1, window: 0 }),
     );
     expect([out, lse]).toEqual([[1], [1000]]);
   });

@@ -27,7 +27,7 @@ function inputs(...types: string[]): Node[] {
 
 const eps = { eps: 1e-5 };
 const turn = { interleaved: false, inverse: false };
-const see = { causal: true, offset: 0, scale: 1 };
+const see = { causal: true, offset: 0, scale: 1, window: 0 };
 const loss = { ignore_index: -100, label_smoothing: 0 };
 const adam = { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, decoupled: true };
 
@@ -89,6 +89,24 @@ const calls: readonly Call[] = [
     ["bfloat16[4, 9]"],
   ],
   [
+    "linear_cross_entropy",
+    (x) => ops.linear_cross_entropy(x, loss),
+    ["bfloat16[2, 4, 3]", "bfloat16[9, 3]", "int64[2, 4]"],
+    ["float32[2, 4]", "float32[2, 4]"],
+  ],
+  [
+    "linear_cross_entropy_grad",
+    (x) => ops.linear_cross_entropy_grad(x, { ...loss, need_x: true, need_weight: true }),
+    ["bfloat16[4, 3]", "bfloat16[9, 3]", "int32[4]", "float32[4]"],
+    ["float32[4]", "float32[4]", "bfloat16[4, 3]", "bfloat16[9, 3]"],
+  ],
+  [
+    "linear_cross_entropy_grad, of x",
+    (x) => ops.linear_cross_entropy_grad(x, { ...loss, need_x: true, need_weight: false }),
+    ["float32[4, 3]", "float32[9, 3]", "int32[4]", "float32[4]"],
+    ["float32[4]", "float32[4]", "float32[4, 3]", "float32[0]"],
+  ],
+  [
     "adamw_update",
     (x) => ops.adamw_update(x, adam),
     ["bfloat16[2, 3]", "bfloat16[2, 3]", ...state],
@@ -140,6 +158,7 @@ describe("fused ops say how they split", () => {
     expect(sides[1].map((dims) => dims.length)).toEqual(node.types.map((type) => type.shape.length));
     const known = new Set(sides[0].flat().flatMap((dim) => dim.replace(/[()]/g, "").split(" ")));
     for (const factor of [...(rule.reduce ?? []), ...(rule.replicate ?? [])]) expect(known).toContain(factor);
+    known.add("_");
     for (const dim of sides[1].flat()) expect(known).toContain(dim.replace(/[()]/g, "").split(" ")[0]);
   });
 });
@@ -297,6 +316,26 @@ const refusals: readonly Refusal[] = [
     () => ops.cross_entropy(inputs("float32[2, 3]", "int64[2]"), { ...loss, label_smoothing: 1.5 }),
     ValueError,
     "[cross_entropy] label_smoothing must be in [0, 1], but is 1.5",
+  ],
+  [
+    () => ops.linear_cross_entropy(inputs("float32[2, 3]", "float32[5, 4]", "int64[2]"), loss),
+    ShapeError,
+    "[linear_cross_entropy] weight must be [V, 3], as x is [2, 3], but is [5, 4]",
+  ],
+  [
+    () => ops.linear_cross_entropy(inputs("bfloat16[2, 3]", "float32[5, 3]", "int64[2]"), loss),
+    DTypeError,
+    "[linear_cross_entropy] x and weight differ in dtype: bfloat16[2, 3], float32[5, 3]",
+  ],
+  [
+    () => ops.linear_cross_entropy(inputs("float32[2, 3]", "float32[5, 3]", "int64[3]"), loss),
+    ShapeError,
+    "[linear_cross_entropy] target must have shape [2], as x is [2, 3], but has [3]",
+  ],
+  [
+    () => ops.linear_cross_entropy(inputs("float32[2, 3]", "float32[0, 3]", "int64[2]"), loss),
+    ShapeError,
+    "[linear_cross_entropy] weight has no classes: [0, 3]",
   ],
   [
     () => ops.cross_entropy_grad(inputs("float16[2, 3]", "int64[2]", "float16[2]", "float32[2]"), loss),

@@ -56,7 +56,7 @@ const attentions: Case[] = (
   ] as const
 ).flatMap(([causal, offset, H, G]): Case[] => {
   const name = `attention (causal ${causal}, offset ${offset}, ${H} heads on ${G})`;
-  const attrs = { causal, offset, scale: 0.8 };
+  const attrs = { causal, offset, scale: 0.8, window: 0 };
   const operands = [floats(1, H, 2, 3), floats(1, G, 3, 3), floats(1, G, 3, 2)];
   const both = (...qkv: Node[]): Node[] => resultsOf(ops.attention(qkv, attrs));
   // lse of a row that sees nothing is -inf, of which there is no difference to take.
@@ -75,7 +75,7 @@ const shifted: Case[] = [
   [0, 1],
   [-3, 2],
 ].map(([offset, shift]): Case => {
-  const attrs = { causal: true, offset, scale: 0.8 };
+  const attrs = { causal: true, offset, scale: 0.8, window: 0 };
   return [
     `attention (offset ${offset} and shift ${shift})`,
     (...operands) => {
@@ -86,6 +86,17 @@ const shifted: Case[] = [
     { shape: [], data: [shift], dtype: "int32" } as const,
   ];
 });
+
+const segments = { shape: [1, 3], data: [4, 4, 1], dtype: "int32" } as const;
+const masked: Case = [
+  "attention (window and segments)",
+  (...operands) => {
+    const attrs = { causal: true, offset: 0, scale: 0.8, window: 2 };
+    const [out, lse] = resultsOf(ops.attention(operands, attrs));
+    return [out, wide(lse)];
+  },
+  ...[floats(1, 4, 3, 2), floats(1, 2, 3, 2), floats(1, 2, 3, 2), segments, segments],
+];
 
 const target = { shape: [4], data: [2, -1, 0, 3], dtype: "int64" } as const;
 const losses: Case[] = [0, 0.2].flatMap((label_smoothing): Case[] => {
@@ -105,16 +116,28 @@ const losses: Case[] = [0, 0.2].flatMap((label_smoothing): Case[] => {
       target,
     ],
     [`cross_entropy (smoothing ${label_smoothing})`, both, floats(4, 5), target],
+    ...[0, 1, 2].map(
+      (results): Case => [
+        `linear_cross_entropy (smoothing ${label_smoothing}): ${["loss", "lse", "both"][results]}`,
+        (x, w, t) => {
+          const all = resultsOf(ops.linear_cross_entropy([x, w, t], attrs)).map(wide);
+          return results === 2 ? all : all[results];
+        },
+        floats(4, 3),
+        floats(5, 3),
+        target,
+      ],
+    ),
   ];
 });
 
 describe("vjps of fused ops agree with central differences, twice", { timeout: 60_000 }, () => {
-  for (const [name, fn, ...operands] of [...rows, ...ropes, ...attentions, ...shifted, ...losses]) {
+  for (const [name, fn, ...operands] of [...rows, ...ropes, ...attentions, ...shifted, masked, ...losses]) {
     it(name, () => checkGradients(fn, operands));
   }
 
   it("one value in every place of an op", () => {
-    const attrs = { causal: true, offset: 0, scale: 1 };
+    const attrs = { causal: true, offset: 0, scale: 1, window: 0 };
     checkGradients((x) => resultsOf(ops.attention([x, x, x], attrs))[0], [floats(1, 2, 3, 2)]);
     checkGradients((x) => ops.softmax_grad([x, x]), [floats(2, 3)]);
   });

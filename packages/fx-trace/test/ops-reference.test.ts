@@ -21,13 +21,16 @@ describe("the reference interpreter", () => {
   it("draws uniform and normal numbers", () => {
     const key = input([], { index: 0, shape: [2], dtype: "int64" });
     const uniform = elements(
-      ops.random_uniform([key], { stream: 7, shape: [4096], dtype: "float32" }),
+      ops.random_uniform([key], { stream: 7, shape: [4096], whole: [4096], dtype: "float32" }),
       [5, 6],
     );
     expect(Math.min(...uniform)).toBeGreaterThanOrEqual(0);
     expect(Math.max(...uniform)).toBeLessThan(1);
     expect(uniform.reduce((sum, value) => sum + value, 0) / 4096).toBeCloseTo(0.5, 1);
-    const normal = elements(ops.random_normal([key], { stream: 7, shape: [4096], dtype: "float32" }), [5, 6]);
+    const normal = elements(
+      ops.random_normal([key], { stream: 7, shape: [4096], whole: [4096], dtype: "float32" }),
+      [5, 6],
+    );
     expect(normal.reduce((sum, value) => sum + value, 0) / 4096).toBeCloseTo(0, 1);
     expect(normal.reduce((sum, value) => sum + value * value, 0) / 4096).toBeCloseTo(1, 0);
   });

@@ -64,8 +64,14 @@ const good: Good[] = [
   ["full", [], { value: 1, shape: [2], dtype: "bool" }, "bool[2]"],
   ["iota", [], { dim: 1, shape: [2, 3], dtype: "int64" }, "int64[2, 3]"],
   ["constant", [], { shape: [2], dtype: "int32", data: new Uint8Array(8) }, "int32[2]"],
-  ["random_normal", [x([2], "int64")], { stream: 3, shape: [4], dtype: "float32" }, "float32[4]"],
-  ["bernoulli", [x([2], "int64")], { p: 0.5, stream: 3, shape: [4], dtype: "bool" }, "bool[4]"],
+  ["random_normal", [x([2], "int64")], { stream: 3, shape: [4], whole: [4], dtype: "float32" }, "float32[4]"],
+  [
+    "random_uniform",
+    [x([2], "int64"), x([], "int64")],
+    { stream: 3, shape: [2, 3], whole: [4, 3], dtype: "float32" },
+    "float32[2, 3]",
+  ],
+  ["bernoulli", [x([2], "int64")], { p: 0.5, stream: 3, shape: [4], whole: [4], dtype: "bool" }, "bool[4]"],
 ];
 
 const dot = { lhs_contract: [], rhs_contract: [], lhs_batch: [], rhs_batch: [] };
@@ -273,23 +279,44 @@ const bad: Bad[] = [
     "dim 1 is out of range for a tensor of rank 1",
   ],
   [
+    "all_reduce",
+    [x([2], "bool")],
+    { mesh: [2], axes: [0], kind: "sum" },
+    DTypeError,
+    "takes int and float dtypes, but its input is bool",
+  ],
+  [
     "random_uniform",
     [x([2], "int32")],
-    { stream: 0, shape: [1], dtype: "float32" },
+    { stream: 0, shape: [1], whole: [1], dtype: "float32" },
     DTypeError,
     "the key must be int64[2], got int32[2]",
   ],
   [
     "random_uniform",
     [x([3], "int64")],
-    { stream: 0, shape: [1], dtype: "float32" },
+    { stream: 0, shape: [1], whole: [1], dtype: "float32" },
     ShapeError,
     "the key must be int64[2], got int64[3]",
   ],
   [
+    "random_uniform",
+    [x([2], "int64"), x([], "int32")],
+    { stream: 0, shape: [1], whole: [1], dtype: "float32" },
+    ShapeError,
+    "the first element's index must be int64[], got int32[]",
+  ],
+  [
+    "random_normal",
+    [x([2], "int64")],
+    { stream: 0, shape: [2, 3], whole: [4, 2], dtype: "float32" },
+    ShapeError,
+    "[2, 3] is no part of [4, 2]",
+  ],
+  [
     "bernoulli",
     [x([2], "int64")],
-    { p: 1.5, stream: 0, shape: [1], dtype: "float32" },
+    { p: 1.5, stream: 0, shape: [1], whole: [1], dtype: "float32" },
     ValueError,
     "p must be in [0, 1], got 1.5",
   ],
@@ -337,7 +364,7 @@ describe("the op table", () => {
     const nodes = [
       ops.mean([x([2, 3], "bfloat16")], { dims: [1], keepdim: true }),
       ops.logsumexp([x([2, 3], "float16")], { dims: [0], keepdim: false }),
-      ops.bernoulli([x([2], "int64")], { p: 0.3, stream: 1, shape: [5], dtype: "int32" }),
+      ops.bernoulli([x([2], "int64")], { p: 0.3, stream: 1, shape: [5], whole: [5], dtype: "int32" }),
     ];
     for (const node of nodes) {
       const { outputs } = buildGraph(

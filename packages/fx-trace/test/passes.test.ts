@@ -97,7 +97,7 @@ describe("cse", () => {
 
   it("never merges random draws", () => {
     const draw = (name: string): string =>
-      `${name} = random_uniform(%k) {stream=0, shape=[2], dtype=float32}\n`;
+      `${name} = random_uniform(%k) {stream=0, shape=[2], whole=[2], dtype=float32}\n`;
     const lines = `${draw("%a")}${draw("%b")}outputs %a, %b`;
     merged("%k int64[2]", lines, lines);
   });

@@ -10,7 +10,7 @@ const sample = () =>
     const lowest = ops.full([], { value: -Infinity, shape: [], dtype: "float32" });
     return withScope("blocks.0", () => {
       const attention = withScope("attn", () =>
-        ops.attention([q, q, q], { causal: true, offset: -1, scale: 0.5 }),
+        ops.attention([q, q, q], { causal: true, offset: -1, scale: 0.5, window: 0 }),
       );
       const g = ops.gelu([resultOf(attention, 0)], { approximate: "tanh" });
       const total = ops.sum([ops.maximum([c, lowest])], { dims: [0], keepdim: false });
@@ -21,7 +21,7 @@ const sample = () =>
 const text = `%0 = input() {index=0, shape=[1, 2, 3, 4], dtype=bfloat16} : bfloat16[1, 2, 3, 4]
 %1 = constant() {shape=[2], dtype=float32, data=0x0000803fff000080} : float32[2]
 %2 = full() {value=-Infinity, shape=[], dtype=float32} : float32[]
-%3 = attention(%0, %0, %0) {causal=true, offset=-1, scale=0.5} : (bfloat16[1, 2, 3, 4], float32[1, 2, 3])  # blocks.0.attn
+%3 = attention(%0, %0, %0) {causal=true, offset=-1, scale=0.5, window=0} : (bfloat16[1, 2, 3, 4], float32[1, 2, 3])  # blocks.0.attn
 %4 = result(%3) {index=0} : bfloat16[1, 2, 3, 4]  # blocks.0
 %5 = gelu(%4) {approximate=tanh} : bfloat16[1, 2, 3, 4]  # blocks.0
 %6 = maximum(%1, %2) : float32[2]  # blocks.0

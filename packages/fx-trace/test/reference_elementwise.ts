@@ -70,6 +70,7 @@ const truth = (value: boolean): number => (value ? 1 : 0);
 
 export const scalars: Readonly<Record<string, Scalar>> = {
   detach: (x) => x,
+  barrier: (x) => x,
   sharding_constraint: (x) => x,
   cast: (x) => x,
   neg: (x) => -x,

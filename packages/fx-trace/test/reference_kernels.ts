@@ -207,6 +207,21 @@ function normalOf(words: readonly number[], lane: number): number {
   return radius * (lane % 2 === 0 ? Math.cos(angle) : Math.sin(angle));
 }
 
+/** Random numbers by their elements' indices in the whole, row-major. */
+function drawn(
+  [key, first]: readonly Value[],
+  type: TensorType,
+  { stream, whole }: { stream: number; whole: readonly number[] },
+  number: (words: readonly number[], place: number) => number,
+): Float64Array {
+  const strides = stridesOf(whole);
+  const words = [...key.data];
+  return gathered(type, (index) => {
+    const element = (first?.data[0] ?? 0) + at(strides, index);
+    return number(drawWords(words, stream, Math.floor(element / 4)), element % 4);
+  });
+}
+
 export const kernels: Readonly<Record<string, Kernel>> = {
   ...Object.fromEntries(Object.entries(scalars).map(([name, fn]) => [name, elementwise(fn)])),
   gelu: (operands, types, { approximate }: { approximate: "none" | "tanh" }) =>
@@ -220,12 +235,10 @@ export const kernels: Readonly<Record<string, Kernel>> = {
   constant: (_, [type], { data }) => [readElements(type.dtype, data)],
   full: (_, [type], { value }) => [gathered(type, () => value)],
   iota: (_, [type], { dim }) => [gathered(type, (index) => index[dim])],
-  random_uniform: ([key], [type], { stream }) => [
-    gathered(type, (_, i) => uniformOf(drawWords([...key.data], stream, Math.floor(i / 4))[i % 4])),
+  random_uniform: (operands, [type], attrs) => [
+    drawn(operands, type, attrs, (words, place) => uniformOf(words[place])),
   ],
-  random_normal: ([key], [type], { stream }) => [
-    gathered(type, (_, i) => normalOf(drawWords([...key.data], stream, Math.floor(i / 4)), i % 4)),
-  ],
+  random_normal: (operands, [type], attrs) => [drawn(operands, type, attrs, normalOf)],
   sum: reduce(0, (sum, x) => sum + x),
   prod: reduce(1, (product, x) => product * x),
   max: reduce(Number.NEGATIVE_INFINITY, larger),

@@ -54,6 +54,28 @@ describe("verify", () => {
     );
   });
 
+  it("names what reads a collective before it is done, or twice", () => {
+    const started = parseGraph(`
+      %0 = input() {index=0, shape=[2], dtype=float32}
+      %1 = all_gather(%0) {mesh=[4], axes=[0], dim=0}  # layer
+      %2 = collective_done(%1, %0) {bucket=2}
+      outputs %2
+    `);
+    expect(() => verify(started)).not.toThrow();
+    const [operand, gather, done] = started.nodes;
+    const nodes = [...started.nodes, made(ops.neg, [gather], {}, gather.types)];
+    expect(refusal(withNodes(nodes, [done]))).toBe(
+      "[all_gather] node 1 is under way until node 2, its collective_done, and node 3, neg, reads it (in layer)",
+    );
+    expect(refusal(withNodes(started.nodes, [gather]))).toContain("and output 0 reads it");
+    const again = made(ops.collective_done, [gather, operand], { bucket: -1 }, gather.types);
+    expect(refusal(withNodes([...started.nodes, again], [done]))).toContain(
+      "until node 3, its collective_done, and node 2, collective_done, reads it",
+    );
+    const other = made(ops.collective_done, [operand, operand], { bucket: -1 }, operand.types);
+    expect(refusal(withNodes([operand, other], [other]))).toContain("waits for input, no collective");
+  });
+
   it("names a node that stands twice", () => {
     expect(refusal(withNodes([x, y, sum, sum]))).toBe(
       "[add] node 3 is in the graph twice, first as node 2 (in layer)",

@@ -1,4 +1,6 @@
 import {
+  type DType,
+  DTypeError,
   formatShape,
   GradError,
   gradients,
@@ -7,6 +9,7 @@ import {
   nextWalk,
   ops,
   sizeOf,
+  withAutocast,
   withGrad,
   withoutUses,
 } from "@lazuli/fx-trace";
@@ -78,3 +81,15 @@ export const noGrad = <T>(fn: () => T): T => withGrad(false, fn);
 /** Runs `fn` with recording for gradients, inside a `noGrad`. As torch.enable_grad. */
 export const enableGrad = <T>(fn: () => T): T => withGrad(true, fn);
 export { isGradEnabled };
+
+/**
+ * Runs `fn` with products (matmul, linear, einsum, attention) in `dtype` and what is sensitive (norms, softmax, exp, log, sums)
+ * in float32; float64 is left alone. Parameters stay as they are, and `backward()` computes each gradient in the dtype of
+ * what it is the gradient of, parameters' in theirs. With float16, `optim.GradScaler` keeps small gradients. Throws DTypeError
+ * for another dtype than bfloat16 and float16. As torch.autocast; Micikevicius et al. 2018.
+ */
+export function autocast<T>(dtype: DType, fn: () => T): T {
+  if (dtype !== "bfloat16" && dtype !== "float16")
+    throw new DTypeError("autocast", `products are recorded in bfloat16 or float16, not ${dtype}`);
+  return withAutocast(dtype, fn);
+}

@@ -137,9 +137,8 @@ export function manualSeed(seed: number): void {
 
 function random(op: "random_uniform" | "random_normal", shape: Shape, options: TensorOptions): Tensor {
   const { key, stream } = engine().nextRandom();
-  return new Tensor(
-    ops[op]([key], { stream, shape: checkShape(op, shape), dtype: options.dtype ?? "float32" }),
-  );
+  const whole = checkShape(op, shape);
+  return new Tensor(ops[op]([key], { stream, shape: whole, whole, dtype: options.dtype ?? "float32" }));
 }
 
 const leaf = (made: Tensor, options: TensorOptions): Tensor =>

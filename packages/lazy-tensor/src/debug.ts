@@ -1,5 +1,7 @@
-import { formatGraph } from "@lazuli/fx-trace";
+import { formatGraph, type Graph, type Node } from "@lazuli/fx-trace";
+import { formatLayout, layoutsOf } from "@lazuli/sharding";
 import type { CompileEvent, Events, PassEvent, StepEvent } from "./events.js";
+import { meshInputs } from "./mesh_program.js";
 
 /** LAZULI_DEBUG: 1 compiles and why, 2 kernel times, 3 the graph after each pass, 4 kernels, 5 the memory plan. */
 export const debugLevel = (): number => Number(process.env.LAZULI_DEBUG ?? 0) || 0;
@@ -38,10 +40,17 @@ function printStep(event: StepEvent, level: number): void {
   });
 }
 
-function printPass(event: PassEvent): void {
-  print(
-    `program #${event.program} after ${event.pass} (${event.ms.toFixed(2)} ms):\n${formatGraph(event.graph)}`,
-  );
+/** On a mesh, how a value lies over it: `[data, -]`. */
+function layoutNotes(graph: Graph): ((node: Node) => string) | undefined {
+  const ends = meshInputs(graph);
+  if (!ends) return undefined;
+  const layouts = layoutsOf(graph, ends.inputs);
+  return (node) => (layouts.get(node) ?? []).map((layout) => formatLayout(ends.mesh, layout)).join(" ");
+}
+
+function printPass({ program, pass, ms, graph }: PassEvent): void {
+  const text = formatGraph(graph, { note: layoutNotes(graph) });
+  print(`program #${program} after ${pass} (${ms.toFixed(2)} ms):\n${text}`);
 }
 
 /** Prints what LAZULI_DEBUG asks for, to standard error. */
@@ -52,6 +61,9 @@ export function attachDebug(events: Events): void {
     printCompile(event);
     if (level >= 4 && event.info.text) print(event.info.text);
   });
+  events.record$.subscribe(({ name, reason, unrepeatable }) =>
+    print(`recorded ${name}: ${reason}${unrepeatable ? `; cannot be repeated: ${unrepeatable}` : ""}`),
+  );
   events.step$.subscribe((event) => printStep(event, level));
   if (level >= 3) events.pass$.subscribe(printPass);
 }

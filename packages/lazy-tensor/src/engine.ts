@@ -1,10 +1,12 @@
-import type { NativeDevice, RunResult } from "@lazuli/cuda-backend";
+import type { Ids, NativeDevice, RunResult } from "@lazuli/cuda-backend";
 import {
   closeGraph,
   currentRecorder,
   currentScope,
+  dce,
   encodeNodes,
   formatType,
+  fuseLinearCrossEntropy,
   hashWords,
   input as inputOp,
   type Node,
@@ -18,22 +20,31 @@ import {
   TraceError,
   withRecorder,
 } from "@lazuli/fx-trace";
-import { type ContextParallel, type Dims, type Mesh, replicated, ShardingError } from "@lazuli/sharding";
+import {
+  type ContextParallel,
+  type Dims,
+  type Mesh,
+  refineMesh,
+  replicated,
+  ShardingError,
+} from "@lazuli/sharding";
 import { inject, injectable } from "tsyringe";
 import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
+import { watchedBy, watcher } from "./compile/watcher.js";
 import { debugLevel } from "./debug.js";
 import { StaleTensorError, TensorError } from "./errors.js";
-import type { Events } from "./events.js";
+import type { Events, StepEvent } from "./events.js";
 import { activeTrace } from "./fx/active.js";
 import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
-import { type EngineOptions, TOKENS } from "./options.js";
+import { type Communication, checkedCommunication, type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
 import { type CachedProgram, explainMiss, ProgramCache, summarize } from "./program_cache.js";
 
 /** What holds a node: the engine keeps values of those assigned to until the step is taken. */
 export interface Holder {
   node: Node;
+  readonly name: string;
   /** Parameters, buffers and optimizer state: every new value is kept, and takes over the old one's memory. */
   isState: boolean;
   /** The buffer the holder had when it was last computed; donated when the holder's new value is. */
@@ -48,6 +59,30 @@ export interface GradHolder {
   readonly presentLayout: Dims | null;
   /** Where not as the value itself. */
   readonly gradLayout: Dims | null;
+}
+
+type ProgramEnds = Pick<StepEvent, "inputs" | "outputs">;
+/** The same by number. */
+interface ProgramIds {
+  readonly inputs: Ids;
+  readonly outputs: Ids;
+}
+
+/** A step as it was taken, for repeating it. */
+export interface TakenStep {
+  /** Null where nothing had to be computed. */
+  readonly program: CachedProgram | null;
+  /** What the program reads, in its order, and whether it takes over the memory. */
+  readonly inputs: readonly Node[];
+  readonly donated: readonly boolean[];
+  /** What it computes, in its order. */
+  readonly outputs: readonly Node[];
+  /** State and other tensors that were given a new value. */
+  readonly holders: readonly Holder[];
+  /** Those whose gradients were filled. */
+  readonly gradHolders: readonly GradHolder[];
+  /** The key that random numbers were drawn with. */
+  readonly randomKey: Node | null;
 }
 
 /**
@@ -70,12 +105,17 @@ export class Engine {
   private warnedPending = false;
   private programs = 0;
   private inFlight: Promise<unknown> = Promise.resolve();
-  private currentMesh: Mesh | null = null;
+  /** Runs of repeated steps that nobody waits for yet: the next step tells of their failures. */
+  private readonly unreported = new Set<Promise<void>>();
+  /** Meshes whose axes are made of those of the engine's. */
+  private readonly served = new WeakSet<Mesh>();
   private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
   /** Takes the time of every kernel; on under LAZULI_DEBUG=2. */
   profiling = debugLevel() >= 2;
   /** How attention over a sequence that is divided is computed: of the programs compiled from now on. */
   contextParallel: ContextParallel;
+  /** How collectives are placed: of the programs compiled from now on. */
+  communication: Communication;
 
   constructor(
     @inject(TOKENS.device) readonly device: NativeDevice,
@@ -86,6 +126,8 @@ export class Engine {
     this.cache = new ProgramCache(options.cacheCapacity, (program) => device.release(program.executable));
     this.randomState.seed = options.seed;
     this.contextParallel = options.contextParallel;
+    const { overlap, bucketBytes, prefetch } = options;
+    this.communication = checkedCommunication("configure", { overlap, bucketBytes, prefetch });
   }
 
   /** Makes this engine's pending graph the one that ops are recorded in. */
@@ -147,7 +189,7 @@ export class Engine {
     const node = holder.node;
     holder.isState = true;
     if (node.storage === null) this.initials.set(holder, node);
-    else holder.committed = node.storage as DeviceBuffer;
+    else this.commit(holder);
   }
 
   markAssigned(holder: Holder): void {
@@ -162,9 +204,23 @@ export class Engine {
   upload(type: TensorType, bytes: ArrayBufferView): Node {
     const buffer = this.pool.create(type);
     this.device.upload(buffer.id, bytes);
-    const node = withRecorder(null, () => inputOp([], { index: 0, shape: type.shape, dtype: type.dtype }));
-    node.storage = buffer;
+    const node = this.leaf(type, buffer);
     activeTrace?.uploaded(node, type, bytes);
+    return node;
+  }
+
+  /** A leaf that lies over `mesh`, the engine's of now or before: by local device the bytes of its part, padding included. */
+  uploadParts(type: TensorType, layout: Dims, mesh: Mesh, parts: ReadonlyMap<number, ArrayBufferView>): Node {
+    activeTrace?.refuse("upload", "data is laid out over a mesh in what is traced: give it as an argument");
+    const buffer = this.pool.create(type, layout, mesh);
+    for (const [device, bytes] of parts) this.device.upload(buffer.id, bytes, device);
+    return this.leaf(type, buffer);
+  }
+
+  private leaf({ shape, dtype }: TensorType, buffer: DeviceBuffer): Node {
+    const node = withRecorder(null, () => inputOp([], { index: 0, shape, dtype }));
+    node.storage = buffer;
+    watcher?.upload();
     return node;
   }
 
@@ -172,25 +228,26 @@ export class Engine {
 
   /** The mesh that programs are partitioned over; null before anything was laid out over one. */
   get mesh(): Mesh | null {
-    return this.currentMesh;
+    return this.pool.mesh;
   }
 
-  /** Throws ShardingError for a mesh of another size than there are devices, or another one than before. */
-  useMesh(mesh: Mesh): void {
-    if (this.currentMesh?.equals(mesh)) return;
-    if (this.currentMesh)
-      throw new ShardingError(
-        "Mesh",
-        `values lie over ${this.currentMesh} already: one mesh serves them all, not ${mesh} too`,
-      );
+  /**
+   * The mesh that programs are partitioned over, with axes that those of `mesh` are made of: it becomes finer where it must.
+   * Throws ShardingError for a mesh of another size than there are devices, or one that no finer mesh serves besides.
+   */
+  useMesh(mesh: Mesh): Mesh {
+    const { root } = mesh;
+    if (this.mesh && this.served.has(root)) return this.mesh;
     const { deviceCount } = this.device;
-    if (mesh.size !== deviceCount)
+    if (root.size !== deviceCount)
       throw new ShardingError(
         "Mesh",
-        `${mesh} has ${mesh.size} devices, and there ${deviceCount === 1 ? "is 1" : `are ${deviceCount}`}: ` +
-          `configure({ virtualDevices: ${mesh.size} }), or start ${mesh.size} processes with \`lazuli run --nprocs ${mesh.size}\``,
+        `${root} has ${root.size} devices, and there ${deviceCount === 1 ? "is 1" : `are ${deviceCount}`}: ` +
+          `configure({ virtualDevices: ${root.size} }), or start ${root.size} processes with \`lazuli run --nprocs ${root.size}\``,
       );
-    this.currentMesh = mesh;
+    this.pool.mesh = this.mesh ? refineMesh(this.mesh, root) : root;
+    this.served.add(root);
+    return this.pool.mesh;
   }
 
   // --- random numbers ----------------------------------------------------------------------------------------------
@@ -203,11 +260,17 @@ export class Engine {
   nextRandom(): { key: Node; stream: number } {
     if (activeTrace !== null) return activeTrace.nextRandom();
     const state = this.randomState;
-    if (!state.key || (state.key.storage as DeviceBuffer).state !== "live") {
-      const words = new BigInt64Array([BigInt(state.seed), BigInt(state.steps++)]);
-      state.key = this.upload({ dtype: "int64", shape: [2] }, words);
-    }
+    if (!state.key || (state.key.storage as DeviceBuffer).state !== "live") state.key = this.newRandomKey();
     return { key: state.key, stream: state.stream++ };
+  }
+
+  /** The key of a step. */
+  newRandomKey(): Node {
+    const { seed, steps } = this.randomState;
+    this.randomState.steps++;
+    return watchedBy(null, () =>
+      this.upload({ dtype: "int64", shape: [2] }, new BigInt64Array([BigInt(seed), BigInt(steps)])),
+    );
   }
 
   // --- values ------------------------------------------------------------------------------------------------------
@@ -216,8 +279,11 @@ export class Engine {
     return node.storage as DeviceBuffer | null;
   }
 
-  /** Copies the node's value out, taking a step first where it is not computed yet. */
-  async read(node: Node, target: ArrayBufferView): Promise<void> {
+  /**
+   * Copies the node's value out, taking a step first where it is not computed yet. Every process must call it for a value
+   * that lies over the mesh; those without a target take part in gathering it and no more.
+   */
+  async read(node: Node, target: ArrayBufferView | null): Promise<void> {
     if (node.storage === null) {
       this.requireRecording("read", `the value ${formatType(node.type)} is read`);
       this.keep(node);
@@ -225,14 +291,16 @@ export class Engine {
     }
     const buffer = node.storage as DeviceBuffer;
     this.requireLive(node, buffer);
-    if (!buffer.layout?.some((axes) => axes.length > 0)) return this.device.download(buffer.id, target);
+    const download = (id: number): Promise<void> | null => target && this.device.download(id, target);
+    if (!buffer.layout?.some((axes) => axes.length > 0)) return (await download(buffer.id)) ?? undefined;
     // Its parts are gathered by a program of its own, so that it works alike wherever the other parts are.
     const whole = withRecorder(null, () => ops.detach([node], {}));
     const layouts = new Map([[whole, replicated(node.shape.length)]]);
-    const gathered = this.runProgram([whole], new Set(), performance.now(), layouts);
+    const gathered = this.runProgram([whole], new Set(), performance.now(), layouts).done;
+    this.unreported.delete(gathered); // told here
     const copy = whole.storage as DeviceBuffer;
     try {
-      await Promise.all([gathered, this.device.download(copy.id, target)]);
+      await Promise.all([gathered, download(copy.id)]);
     } finally {
       this.pool.free(copy);
     }
@@ -254,7 +322,7 @@ export class Engine {
     if (buffer.state === "traced")
       throw new TraceError(
         node.op.name,
-        `the value ${formatType(node.type)} was traced and has no data: use what the traced module returns`,
+        `the value ${formatType(node.type)} was traced and has no data: what the traced function computed was kept (in a cache?) and used after it`,
         node.scope,
       );
     const what =
@@ -272,31 +340,103 @@ export class Engine {
 
   /** Computes everything recorded that the rule of step roots keeps. Resolves when the device is done. */
   step(): Promise<void> {
+    this.takeStep();
+    const runs = [...this.unreported];
+    this.unreported.clear();
+    return Promise.all([this.inFlight, ...runs]).then(() => undefined);
+  }
+
+  /** Whether everything recorded has been computed or given up. */
+  get isSettled(): boolean {
+    const { assigned, gradHolders, kept, retired } = this;
+    return this.pendingCount + assigned.size + gradHolders.size + kept.size + retired.length === 0;
+  }
+
+  /**
+   * Begins a step. With `results` it keeps these, new values of state and gradients, and nothing else that was only shown.
+   * What fails is told by the next `step()`.
+   */
+  takeStep(results: readonly Node[] | null = null): TakenStep {
     activeTrace?.refuse("sync", "a step is taken in what is traced: call sync() outside");
     const started = performance.now();
-    const runs: Promise<void>[] = [];
     const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));
     if (initials.size > 0) {
       const layouts = new Map<Node, Dims>();
       for (const [holder, node] of this.initials) layouts.set(node, stateLayout(holder, node));
-      runs.push(this.runProgram([...initials], new Set(), started, layouts));
+      this.runProgram([...initials], new Set(), started, layouts);
     }
     for (const [holder, node] of this.initials) {
       if (holder.committed && holder.committed !== node.storage) this.pool.free(holder.committed);
-      holder.committed = this.bufferOf(node);
+      this.commit(holder, node);
     }
     this.initials.clear();
 
+    if (results) {
+      this.visible.clear();
+      this.kept = new Set(results);
+    }
+    const gradHolders = [...this.gradHolders];
+    const randomKey = this.randomState.key;
     const { roots, holders, replaced, layouts } = this.takeRoots();
-    const waiting = roots.filter((node) => node.storage === null);
-    if (waiting.length > 0) runs.push(this.runProgram(waiting, replaced, performance.now(), layouts));
+    const outputs = roots.filter((node) => node.storage === null);
+    const ran =
+      outputs.length > 0
+        ? this.runProgram(outputs, replaced, performance.now(), layouts)
+        : { program: null, inputs: [], donated: [] };
     // State that was overwritten without being read is no input of the program: its memory is given back here.
     for (const buffer of replaced) this.pool.free(buffer);
     for (const node of this.retired.splice(0)) this.free(node);
-    for (const holder of holders) holder.committed = this.bufferOf(holder.node);
-    const done = Promise.all([this.inFlight, ...runs]).then(() => undefined);
-    this.inFlight = done.catch(() => undefined);
-    return done;
+    for (const holder of holders) this.commit(holder);
+    return { ...ran, outputs, holders, gradHolders, randomKey };
+  }
+
+  /** Whether the cache has the program still; marks it as used. */
+  hasProgram(program: CachedProgram): boolean {
+    return this.cache.use(program);
+  }
+
+  /** Runs a program of a step once more; `made` are the outputs that are new. What fails is told by the next `step()`. */
+  repeat(program: CachedProgram, ends: ProgramEnds, ids: ProgramIds, made: readonly DeviceBuffer[]): void {
+    const started = performance.now();
+    const done = this.start(program, ids, made);
+    this.follow(this.watch(done, program, ends, true, performance.now() - started, null));
+  }
+
+  private start(program: CachedProgram, { inputs, outputs }: ProgramIds, made: readonly DeviceBuffer[]) {
+    try {
+      return this.device.run(program.executable, inputs, outputs, this.profiling);
+    } catch (error) {
+      // Refused: the device knows nothing of these buffers, and is not to be told of their end.
+      for (const buffer of made) this.pool.forget(buffer);
+      throw error;
+    }
+  }
+
+  private follow(done: Promise<void>): void {
+    this.unreported.add(done);
+    this.inFlight = done.then(
+      () => this.unreported.delete(done),
+      () => undefined,
+    );
+  }
+
+  /** A value that a repeated step is about to compute. */
+  createBuffer(type: TensorType, layout: Dims | null): DeviceBuffer {
+    return this.pool.create(type, layout);
+  }
+
+  freeBuffer(buffer: DeviceBuffer): void {
+    this.pool.free(buffer);
+  }
+
+  donateBuffer(buffer: DeviceBuffer): void {
+    this.pool.forget(buffer, "donated");
+  }
+
+  /** The holder's value is computed, or on its way: its buffer is the holder's until the next. */
+  private commit(holder: Holder, node = holder.node): void {
+    holder.committed = this.bufferOf(node);
+    if (holder.committed) holder.committed.owner = holder;
   }
 
   /** Resolves when every step handed to the device is done. */
@@ -313,7 +453,7 @@ export class Engine {
   } {
     const roots = new Set<Node>();
     const layouts = new Map<Node, Dims>();
-    const onMesh = this.currentMesh !== null;
+    const onMesh = this.mesh !== null;
     const replaced = new Set<DeviceBuffer>();
     const holders = [...this.assigned];
     for (const holder of holders) {
@@ -346,17 +486,22 @@ export class Engine {
     donated: ReadonlySet<DeviceBuffer>,
     started: number,
     layouts: ReadonlyMap<Node, Dims>,
-  ): Promise<void> {
+  ): { program: CachedProgram; inputs: readonly Node[]; donated: readonly boolean[]; done: Promise<void> } {
     const isInput = (node: Node): boolean => node.storage !== null;
     const isDonated = (node: Node): boolean => donated.has(node.storage as DeviceBuffer);
     const nodes = reachable(roots, isInput);
-    for (const node of nodes) if (node.storage !== null) this.requireLive(node, node.storage as DeviceBuffer);
+    for (const node of nodes) {
+      if (node.storage === null) continue;
+      this.requireLive(node, node.storage as DeviceBuffer);
+      if ((node.storage as DeviceBuffer).isOutdated) this.layOutAnew(node);
+    }
     const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
-    const mesh = this.currentMesh;
+    const mesh = this.mesh;
     const key = mesh
       ? keyOnMesh(encoded.words, {
           mesh,
           contextParallel: this.contextParallel,
+          communication: this.communication,
           inputs: encoded.inputs,
           roots,
           layouts,
@@ -375,23 +520,25 @@ export class Engine {
     const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
     const agreed = cached ? null : this.agree(program);
     agreed?.catch(() => {}); // awaited by watch, after the run
-    const done = this.device.run(
-      program.executable,
-      inputBuffers.map((buffer) => buffer.id),
-      outputBuffers.map((buffer) => buffer.id),
-      this.profiling,
-    );
-    for (const buffer of inputBuffers) if (donated.has(buffer)) this.pool.donate(buffer);
+    const idOf = ({ id }: DeviceBuffer): number => id;
+    const ids = { inputs: inputBuffers.map(idOf), outputs: outputBuffers.map(idOf) };
+    const done = this.start(program, ids, outputBuffers);
+    for (const buffer of inputBuffers) if (donated.has(buffer)) this.pool.forget(buffer, "donated");
     roots.forEach((node, i) => {
       node.storage = outputBuffers[i];
       if (node.isLeaf || !node.requiresGrad) node.inputs = [];
     });
-    return this.watch(done, program, cached, performance.now() - started, agreed);
+    const ends = { inputs: inputBuffers, outputs: outputBuffers };
+    const settled = this.watch(done, program, ends, cached, performance.now() - started, agreed);
+    this.follow(settled);
+    const taken = inputBuffers.map((buffer) => donated.has(buffer));
+    return { program, inputs: encoded.inputs, donated: taken, done: settled };
   }
 
   private async watch(
     done: Promise<RunResult>,
     program: CachedProgram,
+    ends: ProgramEnds,
     cached: boolean,
     hostMs: number,
     agreed: Promise<void> | null,
@@ -413,9 +560,27 @@ export class Engine {
       endUs: result.endUs,
       info: program.info,
       graph: program.graph,
+      ...ends,
       kernels: result.kernels,
     });
     if (this.events.memory$.observed) this.events.memory$.next(this.device.stats());
+  }
+
+  /** Gathers a value by the mesh that it was laid out over, before this became finer. */
+  private layOutAnew(node: Node): void {
+    const buffer = node.storage as DeviceBuffer;
+    const finer = this.pool.mesh;
+    this.pool.mesh = buffer.mesh;
+    try {
+      const whole = withRecorder(null, () => ops.detach([node], {}));
+      const layouts = new Map([[whole, replicated(node.shape.length)]]);
+      const { done } = this.runProgram([whole], new Set(), performance.now(), layouts);
+      this.unreported.delete(done); // what reads it fails too
+      node.storage = whole.storage;
+    } finally {
+      this.pool.mesh = finer;
+    }
+    this.pool.free(buffer);
   }
 
   /** Before the first run of a program: that every process is to run the same. Throws CollectiveError. */
@@ -446,18 +611,20 @@ export class Engine {
       onPass: ({ name, graph: after, wallMs }) =>
         this.events.pass$.next({ program: number, pass: name, ms: wallMs, graph: after }),
     };
-    let graph = runPasses(
-      closeGraph(nodes, roots, inputs),
-      standardPasses(this.options.supports),
-      passOptions,
-    );
+    const { supports } = this.options;
+    let graph = runPasses(closeGraph(nodes, roots, inputs), standardPasses(supports), passOptions);
+    // Of a device's own part: over a divided vocabulary the loss is in smaller ops.
+    const last = [fuseLinearCrossEntropy(supports), dce];
     let outputLayouts: readonly Dims[] | null = null;
-    const mesh = this.currentMesh;
+    const mesh = this.mesh;
     if (mesh) {
-      const { contextParallel } = this;
-      const parts = partitionForMesh(graph, { mesh, contextParallel, inputs, roots, layouts }, passOptions);
+      const { contextParallel, communication } = this;
+      const ends = { mesh, contextParallel, communication, inputs, roots, layouts };
+      const parts = partitionForMesh(graph, ends, last, passOptions);
       graph = parts.graph;
       outputLayouts = parts.outputs;
+    } else {
+      graph = runPasses(graph, last, passOptions);
     }
     const passed = performance.now();
     const isInput = (node: Node): boolean => node.op.code === inputOp.code;

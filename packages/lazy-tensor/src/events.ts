@@ -30,8 +30,20 @@ export interface StepEvent {
   readonly info: ExecutableInfo;
   /** On a mesh, the program of one device, with its collectives; null elsewhere. */
   readonly graph: Graph | null;
+  /** By input of the program and by output its name: that of a parameter, buffer or optimizer state, else "". */
+  readonly inputs: readonly { readonly name: string }[];
+  readonly outputs: readonly { readonly name: string }[];
   /** By kernel of `info.kernels`, when profiling is on. */
   readonly kernels: readonly KernelTime[];
+}
+
+/** A function given to `compile` was recorded. */
+export interface RecordEvent {
+  readonly name: string;
+  /** Why no recording fitted. */
+  readonly reason: string;
+  /** Why it cannot be repeated; null where it can. */
+  readonly unrepeatable: string | null;
 }
 
 export interface MemoryEvent {
@@ -52,6 +64,7 @@ export interface PassEvent {
 export class Events {
   readonly compile$ = new Subject<CompileEvent>();
   readonly step$ = new Subject<StepEvent>();
+  readonly record$ = new Subject<RecordEvent>();
   readonly memory$ = new Subject<MemoryEvent>();
   readonly pass$ = new Subject<PassEvent>();
 }

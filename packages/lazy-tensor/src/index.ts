@@ -26,17 +26,30 @@ export {
 } from "@lazuli/fx-trace";
 export {
   type ContextParallel,
+  type HybridMeshOptions,
+  hybridMesh,
   Mesh,
+  type MeshOptions,
+  type MeshShape,
   mesh1d,
   type PartitionSpec,
   ShardingError,
+  type SubmeshAxes,
 } from "@lazuli/sharding";
-export { enableGrad, isGradEnabled, noGrad } from "./autograd.js";
+export { autocast, enableGrad, isGradEnabled, noGrad } from "./autograd.js";
+export { type CompileOptions, compile } from "./compile/compile.js";
 export * from "./creation.js";
 export * from "./data/index.js";
 export { Engine } from "./engine.js";
 export * from "./errors.js";
-export { type CompileEvent, Events, type MemoryEvent, type PassEvent, type StepEvent } from "./events.js";
+export {
+  type CompileEvent,
+  Events,
+  type MemoryEvent,
+  type PassEvent,
+  type RecordEvent,
+  type StepEvent,
+} from "./events.js";
 export * from "./export/index.js";
 export { functionalCall } from "./functional_call.js";
 export { grad, gradOf, valueAndGrad } from "./functional_grad.js";
@@ -53,6 +66,7 @@ export {
 export { cat, einsum, stack, where } from "./functions.js";
 export * as fx from "./fx/index.js";
 export * from "./io/index.js";
+export { printError } from "./job.js";
 export type { Operand } from "./methods/elementwise.js";
 export type { Index, Range } from "./methods/movement.js";
 export type { Dims } from "./methods/reduction.js";
@@ -61,6 +75,7 @@ export * as nn from "./nn/index.js";
 export * as optim from "./optim/index.js";
 export { type EngineOptions, TOKENS } from "./options.js";
 export { treeLeaves, treeMap } from "./pytree.js";
+export { checkpoint } from "./remat.js";
 export {
   configure,
   createContainer,

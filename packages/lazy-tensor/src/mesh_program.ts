@@ -1,9 +1,15 @@
 import {
+  apply,
+  atScope,
+  collectiveNames,
   cse,
   dce,
   type Graph,
+  meshSizes,
   type Node,
+  type Pass,
   type RunPassesOptions,
+  rewriteGraph,
   runPasses,
   simplify,
 } from "@lazuli/fx-trace";
@@ -12,18 +18,23 @@ import {
   combineSmallSums,
   contextParallels,
   type Dims,
+  decodeDims,
   encodeDims,
   type Mesh,
+  overlapCollectives,
   type Partitioned,
   partition,
   replicated,
+  splitSizes,
 } from "@lazuli/sharding";
 import type { DeviceBuffer } from "./buffer.js";
+import type { Communication } from "./options.js";
 
 /** The ends of a recorded program and how they lie over the mesh. */
 export interface MeshEnds {
   readonly mesh: Mesh;
   readonly contextParallel: ContextParallel;
+  readonly communication: Communication;
   /** Computed values that the program reads, each with its buffer. */
   readonly inputs: readonly Node[];
   readonly roots: readonly Node[];
@@ -40,32 +51,81 @@ export const stateLayout = (
 /** How a computed value lies over the mesh. */
 const layoutOf = (node: Node): Dims => (node.storage as DeviceBuffer).layout ?? replicated(node.shape.length);
 
-/** The program of one device, and how its outputs lie. */
+const onMesh: ReadonlySet<string> = new Set(collectiveNames);
+
+/** Ops recorded over a mesh that has become finer since, over the finer one. */
+function refined(graph: Graph, mesh: Mesh): Graph {
+  const isCoarse = ({ op, attrs }: Node): boolean =>
+    onMesh.has(op.name) && String(attrs.mesh) !== String(mesh.attr);
+  if (!graph.nodes.some(isCoarse)) return graph;
+  return rewriteGraph(graph, (node, inputs) =>
+    atScope(node.scope, () => {
+      if (!isCoarse(node)) return apply(node.op, inputs, node.attrs);
+      const axes = splitSizes(meshSizes(node.attrs.mesh as number[]), mesh.sizes);
+      const split = (list: readonly number[]): number[] => list.flatMap((axis) => axes[axis]);
+      const { attrs } = node;
+      return apply(node.op, inputs, {
+        ...attrs,
+        mesh: mesh.attr,
+        ...(attrs.axes && { axes: split(attrs.axes as number[]) }),
+        ...(attrs.dims && { dims: encodeDims(decodeDims(attrs.dims as number[]).map(split)) }),
+      });
+    }),
+  );
+}
+
+/** Of programs of one device, and what they were on the way there. */
+const inputsOf = new WeakMap<Graph, { readonly mesh: Mesh; readonly inputs: readonly Dims[] }>();
+
+/** How the inputs of a partitioned program lie; null for any other graph. */
+export const meshInputs = (graph: Graph): { mesh: Mesh; inputs: readonly Dims[] } | null =>
+  inputsOf.get(graph) ?? null;
+
+/** The program of one device, `last` passes run over it at the end, and how its outputs lie. */
 export function partitionForMesh(
   graph: Graph,
-  { mesh, contextParallel, inputs, roots, layouts }: MeshEnds,
+  { mesh, contextParallel, communication, inputs, roots, layouts }: MeshEnds,
+  last: readonly Pass[],
   options: RunPassesOptions,
 ): Partitioned {
   let outputs: readonly Dims[] = [];
+  const laid = { mesh, inputs: inputs.map(layoutOf) };
+  const onPass: RunPassesOptions["onPass"] = (report) => {
+    inputsOf.set(report.graph, laid);
+    options.onPass?.(report);
+  };
   const spmd = (whole: Graph): Graph => {
-    const parts = partition(whole, {
+    const parts = partition(refined(whole, mesh), {
       mesh,
       contextParallel,
-      inputs: inputs.map(layoutOf),
+      inputs: laid.inputs,
       outputs: roots.map((root) => layouts.get(root) ?? null),
     });
     outputs = parts.outputs;
     return parts.graph;
   };
-  return { graph: runPasses(graph, [spmd, cse, simplify, dce, combineSmallSums], options), outputs };
+  const overlap = (local: Graph): Graph => overlapCollectives(local, communication);
+  const passes = [
+    spmd,
+    cse,
+    simplify,
+    dce,
+    combineSmallSums,
+    ...(communication.overlap ? [overlap] : []),
+    ...last,
+  ];
+  return { graph: runPasses(graph, passes, { ...options, onPass }), outputs };
 }
 
 /** The recorded program and where its ends lie: what a program compiled for a mesh depends on. */
 export function keyOnMesh(
   words: Uint32Array,
-  { mesh, contextParallel, inputs, roots, layouts }: MeshEnds,
+  { mesh, contextParallel, communication, inputs, roots, layouts }: MeshEnds,
 ): Uint32Array {
-  const more = [...mesh.sizes, contextParallels.indexOf(contextParallel)];
+  const { overlap, bucketBytes, prefetch } = communication;
+  const more = [...mesh.attr, contextParallels.indexOf(contextParallel)];
+  if (overlap) more.push(1, bucketBytes >>> 0, Math.floor(bucketBytes / 2 ** 32) >>> 0, prefetch);
+  else more.push(0);
   for (const node of inputs) more.push(...encodeDims(layoutOf(node)));
   for (const root of roots) {
     const layout = layouts.get(root);

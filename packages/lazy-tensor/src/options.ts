@@ -1,4 +1,4 @@
-import type { OpDef } from "@lazuli/fx-trace";
+import { type OpDef, ValueError } from "@lazuli/fx-trace";
 import type { ContextParallel } from "@lazuli/sharding";
 
 export interface EngineOptions {
@@ -16,6 +16,25 @@ export interface EngineOptions {
   readonly supports: (op: OpDef) => boolean;
   /** How attention over a divided sequence is computed; `Engine.contextParallel` changes it. */
   readonly contextParallel: ContextParallel;
+  /** Whether devices of a mesh compute while collectives are under way; `Engine.communication` changes it. */
+  readonly overlap: boolean;
+  /** Most bytes of gradients, or of a module's parameters, that go over the mesh as one; `fullyShard` may change it. */
+  readonly bucketBytes: number;
+  /** Blocks whose parameters are gathered ahead of their use; `fullyShard` may change it. */
+  readonly prefetch: number;
+}
+
+/** How collectives are placed: of the programs compiled from now on. */
+export type Communication = Pick<EngineOptions, "overlap" | "bucketBytes" | "prefetch">;
+
+/** Throws ValueError for a bucket of no bytes, or a number of blocks that is none. */
+export function checkedCommunication(op: string, communication: Communication): Communication {
+  const { bucketBytes, prefetch } = communication;
+  if (!(Number.isSafeInteger(bucketBytes) && bucketBytes > 0))
+    throw new ValueError(op, `bucketBytes must be a whole number above 0, got ${bucketBytes}`);
+  if (!(Number.isInteger(prefetch) && prefetch >= 0 && prefetch < 2 ** 32))
+    throw new ValueError(op, `prefetch must be a whole number of blocks, 0 or more, got ${prefetch}`);
+  return communication;
 }
 
 /** What the container composes; tests register their own. */

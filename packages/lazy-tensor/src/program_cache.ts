@@ -176,6 +176,14 @@ export class ProgramCache {
     if (this.used.size > this.capacity) this.evictOldest();
   }
 
+  /** Marks a program as used; false where it has been let go. */
+  use(program: CachedProgram): boolean {
+    const hash = this.used.get(program);
+    if (hash === undefined) return false;
+    this.touch(program, hash);
+    return true;
+  }
+
   get size(): number {
     return this.used.size;
   }

@@ -1,9 +1,11 @@
 import "reflect-metadata";
 import { openDevice } from "@lazuli/cuda-backend";
+import { overlapDefaults } from "@lazuli/sharding";
 import { type DependencyContainer, instanceCachingFactory, container as root } from "tsyringe";
 import { attachDebug, debugLevel } from "./debug.js";
 import { Engine } from "./engine.js";
 import { Events } from "./events.js";
+import { catchErrors, isRank } from "./job.js";
 import { type EngineOptions, TOKENS } from "./options.js";
 
 export type DeviceName = "cpu" | "null";
@@ -21,11 +23,8 @@ export interface RuntimeOptions extends Partial<EngineOptions> {
   readonly collectiveTimeoutMs?: number;
 }
 
-/** Whether a launcher of MPI started this process as one of several. */
-function isRank(): boolean {
-  const sizes = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS"];
-  return sizes.some((name) => Number(process.env[name] ?? 1) > 1);
-}
+// Also of a program that a launcher other than `lazuli run` started.
+catchErrors();
 
 /** A container with an engine of its own. Register another device, events or options on it before resolving Engine. */
 export function createContainer(options: RuntimeOptions = {}): DependencyContainer {
@@ -41,6 +40,9 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     wantText: debugLevel() >= 4,
     supports: (op) => op.lower !== "composite",
     contextParallel: "ulysses",
+    overlap: process.env.LAZULI_OVERLAP !== "0",
+    bucketBytes: overlapDefaults.bucketBytes,
+    prefetch: overlapDefaults.prefetch,
     ...engine,
   });
   container.register(TOKENS.device, {

@@ -3,19 +3,22 @@ import {
   type DType,
   formatShape,
   isFloat,
+  meshSizes,
   type Node,
   ops,
   type Shape,
   sizeOf,
   withoutUses,
 } from "@lazuli/fx-trace";
-import { type Dims, decodeDims, type PartitionSpec, specOf } from "@lazuli/sharding";
+import { type Dims, decodeDims, type PartitionSpec, specOf, splitSizes } from "@lazuli/sharding";
 import { type BackwardOptions, backward } from "./autograd.js";
 import type { DeviceBuffer } from "./buffer.js";
+import { watcher } from "./compile/watcher.js";
 import type { Holder } from "./engine.js";
 import { TensorError } from "./errors.js";
 import { activeTrace } from "./fx/active.js";
 import { engine } from "./runtime.js";
+import { type Layout, layoutNow, presentDims } from "./sharding/layout.js";
 import { type DataArray, decodeArray, rawArray } from "./typed_array.js";
 
 /** Nested arrays of the tensor's shape; a plain value for rank 0. */
@@ -26,21 +29,18 @@ export type NestedArray<T> = T | NestedArray<T>[];
  * Follows torch.Tensor, in camelCase.
  */
 export class Tensor implements Holder {
-  /** The gradient that `backward()` accumulated; null before it and after `zeroGrad()`. As torch.Tensor.grad. */
-  grad: Tensor | null = null;
   /** Name of a parameter or buffer in its module; empty for others. */
   name = "";
   private current: Node;
+  private gradient: Tensor | null = null;
   /** Stands for the value while a wrapper's forward runs: a fully sharded parameter, gathered. */
   private shown: Node | null = null;
   isState = false;
   /** For the engine: the buffer this tensor had after the last step. */
   committed: DeviceBuffer | null = null;
-  /** For the engine: how this tensor lies over its mesh, as `markSharding` asked. */
-  layout: Dims | null = null;
-  /** How its gradient lies between steps, and its optimizer state, where not as the tensor itself (ZeRO-1 and ZeRO-2). */
-  gradLayout: Dims | null = null;
-  stateLayout: Dims | null = null;
+  private marked: Layout | null = null;
+  private markedGrad: Layout | null = null;
+  private markedState: Layout | null = null;
 
   /** Tensors are made by `tensor`, `zeros`, … and by operations; this wraps a recorded node. */
   constructor(node: Node) {
@@ -50,10 +50,46 @@ export class Tensor implements Holder {
 
   /** The recorded node that stands for the tensor's present value. */
   get node(): Node {
+    if (watcher !== null) watcher.read(this);
     const node = this.shown ?? this.current;
     if (activeTrace !== null) activeTrace.read(this, node);
-    return node;
+    return Tensor.reading ? Tensor.reading(node) : node;
   }
+
+  /** For `compile`: the tensor's own node, which no wrapper's stands for. */
+  static nodeOf(tensor: Tensor): Node {
+    return tensor.current;
+  }
+
+  /** For `compile`: the gradient, unnoticed. */
+  static gradOf(tensor: Tensor): Tensor | null {
+    return tensor.gradient;
+  }
+
+  /** For `compile`: gives a tensor the value that a step computed, as the recorded assignment did. */
+  static give(tensor: Tensor, node: Node): void {
+    const { isLeaf, requiresGrad } = tensor.current;
+    tensor.current = node;
+    tensor.committed = node.storage as DeviceBuffer;
+    tensor.committed.owner = tensor;
+    if (!isLeaf) return;
+    node.isLeaf = true;
+    node.requiresGrad = requiresGrad;
+    leafOwners.set(node, tensor);
+  }
+
+  /** The gradient that `backward()` accumulated; null before it and after `zeroGrad()`. As torch.Tensor.grad. */
+  get grad(): Tensor | null {
+    if (watcher !== null) watcher.grad(this);
+    return this.gradient;
+  }
+  set grad(grad: Tensor | null) {
+    if (watcher !== null) watcher.grad(this);
+    this.gradient = grad;
+  }
+
+  /** While a function on parts is recorded: what stands for a value that is read. */
+  static reading: ((node: Node) => Node) | null = null;
 
   /** Runs `fn` with `node` standing for each tensor's value. */
   static showing<T>(stands: ReadonlyMap<Tensor, Node>, fn: () => T): T {
@@ -64,6 +100,28 @@ export class Tensor implements Holder {
     } finally {
       for (const [tensor, node] of before) tensor.shown = node;
     }
+  }
+
+  /** For the engine: how this tensor lies over its mesh, as `markSharding` asked. */
+  get layout(): Dims | null {
+    return presentDims(this.marked);
+  }
+  set layout(dims: Dims | null) {
+    this.marked = layoutNow(dims);
+  }
+  /** How its gradient lies between steps, where not as the tensor itself (ZeRO-2). */
+  get gradLayout(): Dims | null {
+    return presentDims(this.markedGrad);
+  }
+  set gradLayout(dims: Dims | null) {
+    this.markedGrad = layoutNow(dims);
+  }
+  /** How its optimizer state lies, where not as the tensor itself (ZeRO-1). */
+  get stateLayout(): Dims | null {
+    return presentDims(this.markedState);
+  }
+  set stateLayout(dims: Dims | null) {
+    this.markedState = layoutNow(dims);
   }
 
   // --- what it is --------------------------------------------------------------------------------------------------
@@ -127,9 +185,10 @@ export class Tensor implements Holder {
     const { op, attrs, storage } = this.current;
     if (this.layout) return this.layout;
     if (storage !== null) return (storage as DeviceBuffer).layout;
-    return op.name === "sharding_constraint" && attrs.direction !== "backward"
-      ? decodeDims(attrs.dims as number[])
-      : null;
+    if (op.name !== "sharding_constraint" || attrs.direction === "backward") return null;
+    const { mesh } = engine();
+    const axes = mesh && splitSizes(meshSizes(attrs.mesh as number[]), mesh.sizes);
+    return decodeDims(attrs.dims as number[]).map((list) => list.flatMap((axis) => axes?.[axis] ?? []));
   }
 
   // --- gradients ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-import { type DType, dtypeInfo } from "@lazuli/fx-trace";
+import { type DType, dtypeInfo, type Shape, sizeOf } from "@lazuli/fx-trace";
 import { TensorError } from "./errors.js";
 
 export type TypedArray = Float32Array | Float64Array | Int32Array | BigInt64Array | Uint8Array | Uint16Array;
@@ -47,23 +47,51 @@ export function fromFloat16(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** An uninitialised array of the bytes that a tensor of `dtype` has on the device. */
-export function rawArray(dtype: DType, size: number): TypedArray {
+/** An array of the bytes that a tensor of `dtype` has on the device: zeros, or what a buffer has. */
+export function rawArray(dtype: DType, from: number | ArrayBufferLike): TypedArray {
   switch (dtype) {
     case "float32":
-      return new Float32Array(size);
+      return new Float32Array(from as number);
     case "float64":
-      return new Float64Array(size);
+      return new Float64Array(from as number);
     case "bfloat16":
     case "float16":
-      return new Uint16Array(size);
+      return new Uint16Array(from as number);
     case "int32":
-      return new Int32Array(size);
+      return new Int32Array(from as number);
     case "int64":
-      return new BigInt64Array(size);
+      return new BigInt64Array(from as number);
     case "uint8":
     case "bool":
-      return new Uint8Array(size);
+      return new Uint8Array(from as number);
+  }
+}
+
+/** Copies the block of `shape` at the origin of an array of shape `fromShape` to that of one of shape `toShape`. */
+export function copyBlock<T extends TypedArray | DataArray>(
+  to: T,
+  toShape: Shape,
+  from: T,
+  fromShape: Shape,
+  shape: Shape,
+): void {
+  const run = shape.at(-1) ?? 1;
+  const rows = sizeOf(shape.slice(0, -1));
+  if (run === 0) return;
+  const at = (row: number, whole: Shape): number => {
+    let rest = row;
+    let offset = 0;
+    let stride = whole.at(-1) ?? 1;
+    for (let d = shape.length - 2; d >= 0; d--) {
+      offset += (rest % shape[d]) * stride;
+      rest = Math.floor(rest / shape[d]);
+      stride *= whole[d];
+    }
+    return offset;
+  };
+  for (let row = 0; row < rows; row++) {
+    const start = at(row, fromShape);
+    to.set(from.subarray(start, start + run) as never, at(row, toShape));
   }
 }
 

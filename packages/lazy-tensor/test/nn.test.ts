@@ -238,6 +238,80 @@ describe("optimizers", () => {
   });
 });
 
+describe("attention", () => {
+  const [B, H, G, T, S, K] = [2, 4, 2, 5, 7, 3];
+  const operands = () => [randn([B, H, T, K]), randn([B, G, S, K]), randn([B, G, S, K])];
+  const ids = (list: readonly number[]): Tensor =>
+    tensor([...list, ...list], { dtype: "int32" }).reshape([B, list.length]);
+
+  it("is the same by a mask that says what a window and segments say", async () => {
+    const [q, k, v] = operands();
+    const segmentIds = [ids([0, 0, 1, 1, 1]), ids([0, 0, 0, 0, 1, 1, 1])] as const;
+    const position = tensor([0, 1, 2, 3, 4])
+      .reshape([T, 1])
+      .add(S - T);
+    const key = tensor([0, 1, 2, 3, 4, 5, 6]).reshape([1, S]);
+    const inWindow = key.le(position).logicalAnd(key.gt(position.sub(4)));
+    const own = segmentIds[0].reshape([B, 1, T, 1]).eq(segmentIds[1].reshape([B, 1, 1, S]));
+    const seen = own.logicalAnd(inWindow);
+    const direct = F.scaledDotProductAttention(q, k, v, { causal: true, window: 4, segmentIds });
+    const byBool = F.scaledDotProductAttention(q, k, v, { attnMask: seen });
+    const byBias = F.scaledDotProductAttention(q, k, v, {
+      attnMask: zeros([B, 1, T, S]).where(seen, -Infinity),
+    });
+    for (const other of [byBool, byBias])
+      expect(await other.sub(direct).abs().max().item()).toBeLessThan(1e-6);
+  });
+
+  it("gives a bias its gradient", async () => {
+    const [q, k, v] = operands();
+    const bias = randn([1, H, T, S]).requiresGrad_();
+    const loss = (by: Tensor): Tensor =>
+      F.scaledDotProductAttention(q, k, v, { causal: true, attnMask: by }).square().sum();
+    loss(bias).backward();
+    const grad = (await (bias.grad as Tensor).data()) as Float32Array;
+    const direction = randn([1, H, T, S]);
+    const step = 1e-2;
+    const ahead = await noGrad(() => loss(bias.add(direction.mul(step)))).item();
+    const behind = await noGrad(() => loss(bias.sub(direction.mul(step)))).item();
+    const along = ((await direction.data()) as Float32Array).reduce((sum, x, i) => sum + x * grad[i], 0);
+    expect((ahead - behind) / (2 * step)).toBeCloseTo(along, 2);
+    expect(Math.abs(along)).toBeGreaterThan(0.1);
+    expect(grad[S - 1]).toBe(0); // hidden from the first query
+  });
+
+  it("refuses masks, windows and segments that do not fit", () => {
+    const [q, k, v] = operands();
+    const attend = (options: object) => () => F.scaledDotProductAttention(q, k, v, options);
+    expect(attend({ attnMask: zeros([T, S]) })).toThrow(/must be \[1 or 2, 1 or 4, 5, 7\], but is \[5, 7\]/);
+    expect(attend({ window: 0 })).toThrow(/the window is 0/);
+    expect(attend({ segmentIds: zeros([B, T], { dtype: "int32" }) })).toThrow(/segments of keys/);
+  });
+
+  it.each([{ causal: true }, { causal: true, window: 256 }, { isSegmented: true }])(
+    "takes memory by the length, not its square: %j",
+    async ({ isSegmented, ...options }: { isSegmented?: boolean }) => {
+      const arena = async (length: number): Promise<number> => {
+        const engine = configure({ device: "null" });
+        let most = 0;
+        engine.events.compile$.subscribe(({ info }) => {
+          most = Math.max(most, info.arenaBytes);
+        });
+        const [q, k, v] = [1, 2, 3].map(() => ones([1, 2, length, 64]).requiresGrad_());
+        const segments = isSegmented ? { segmentIds: zeros([1, length], { dtype: "int32" }) } : {};
+        F.scaledDotProductAttention(q, k, v, { ...options, ...segments })
+          .sum()
+          .backward();
+        await sync();
+        return most;
+      };
+      const many = await arena(16384);
+      expect(many).toBeLessThan(8.5 * (await arena(2048)));
+      expect(many).toBeLessThan(16384 * 16384);
+    },
+  );
+});
+
 describe("functional", () => {
   it("reduces cross entropy over the targets that count", async () => {
     const logits = randn([3, 5]);
@@ -248,6 +322,27 @@ describe("functional", () => {
     expect(skipped).toBe(0);
     expect(await F.crossEntropy(logits, target).item()).toBeCloseTo((one + two) / 2, 5);
     expect(await F.crossEntropy(logits, target, { reduction: "sum" }).item()).toBeCloseTo(one + two, 5);
+    const x = tensor([
+      [1, 0.5],
+      [0, 2],
+      [-1, 3],
+    ]);
+    const weight = tensor([
+      [1, 0],
+      [0, 1],
+      [1, 1],
+      [-1, 0.5],
+      [2, -1],
+    ]);
+    for (const reduction of ["mean", "sum"] as const) {
+      const options = { reduction, labelSmoothing: 0.1 };
+      expect(await F.linearCrossEntropy(x, weight, target, options).item()).toBeCloseTo(
+        await F.crossEntropy(F.linear(x, weight), target, options).item(),
+        5,
+      );
+    }
+    expect(() => F.linearCrossEntropy(x, logits, target)).toThrow(/weight must be \[V, 2\]/);
+    expect(() => F.linearCrossEntropy(x, weight, zeros([3]))).toThrow(/takes int32 and int64/);
     expect(() => F.crossEntropy(logits, zeros([3]))).toThrow(/not integers/);
     expect(() => F.crossEntropy(logits, tensor([1], { dtype: "int32" }))).toThrow(/\[3, 5\].*\[1\]/);
   });

@@ -21,8 +21,9 @@ import {
   values,
 } from "./ops.samples.types.js";
 
-const causal = (offset = 0, scale = 0.25): Attrs => ({ causal: true, offset, scale });
-const open = (scale = 0.25): Attrs => ({ causal: false, offset: 0, scale });
+const causal = (offset = 0, scale = 0.25): Attrs => ({ causal: true, offset, scale, window: 0 });
+const open = (scale = 0.25): Attrs => ({ causal: false, offset: 0, scale, window: 0 });
+const sliding = (window: number, offset = 0): Attrs => ({ ...causal(offset), window });
 
 interface AttentionSizes {
   readonly b?: number;
@@ -59,6 +60,12 @@ const cases: readonly Case[] = [
   ["odd head size", qkv({ t: 17, s: 17, k: 13, kv: 7 }), causal()],
   ["projections", [heads([2, 9, 4, 8]), heads([2, 9, 2, 8]), heads([2, 9, 2, 8])], causal()],
   ["flipped", qkv({ t: 7, s: 9 }).map((leaf) => flipped(leaf)), causal(2)],
+  ["window", qkv({ b: 2, h: 4, g: 2, t: 9, s: 9 }), sliding(3)],
+  ["window of two keys", qkv({ t: 5, s: 5 }), sliding(2)],
+  ["window, offset", qkv({ t: 5, s: 11 }), sliding(4, 6)],
+  ["window, not causal", qkv({ t: 9, s: 9 }), { ...open(), window: 3 }],
+  ["larger than tiles, window", qkv({ h: 1, t: 200, s: 200, k: 16 }), sliding(70)],
+  ["window past all keys", qkv({ t: 7, s: 7 }), sliding(2 ** 40)],
   ["float64", qkv({ t: 9, s: 9 }, f64), causal()],
 ];
 /** Scores of a few hundred: exp(score - lse) of float32 numbers of that size is right to some 3e-5. */
@@ -87,6 +94,43 @@ const blindShiftedCases: readonly ShiftedCase[] = [
   ["shift, blocks of blind rows", qkv({ t: 140, s: 66, k: 16 }), causal(), -130],
   ["shift before all keys", qkv({ t: 4, s: 5 }), causal(3), -(2 ** 31)],
 ];
+/** q, k, v, and the segments of queries and keys: runs of them. Every query sees a key. */
+const inSegments = (
+  sizes: AttentionSizes & { readonly b: number },
+  runs: readonly number[],
+  leaf = f32,
+): Leaf[] => {
+  const { b, t, s } = sizes;
+  const of = (length: number): Leaf => i32([b, length], values(...runs));
+  return [...qkv(sizes, leaf), of(t), of(s)];
+};
+const segmentedCases: readonly Case[] = [
+  ["segments", inSegments({ b: 2, h: 4, g: 2, t: 8, s: 8 }, [0, 0, 0, 1, 1, 2, 2, 2]), open()],
+  ["segments, causal", inSegments({ b: 1, t: 9, s: 9 }, [3, 3, 1, 1, 1, 1, -7, -7, -7]), causal()],
+  ["segments in no order", inSegments({ b: 3, t: 7, s: 7 }, [1, 0, 1, 2, 0]), causal()],
+  ["segments, cross", inSegments({ b: 2, t: 5, s: 10 }, [4, 4, 9, 9, 9]), open()],
+  ["segments, window", inSegments({ b: 1, t: 12, s: 12 }, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]), sliding(3)],
+  [
+    "larger than tiles, segments",
+    inSegments({ b: 2, h: 1, t: 150, s: 150, k: 16 }, [
+      ...new Array<number>(90).fill(2 ** 24),
+      ...new Array<number>(60).fill(2 ** 24 + 1),
+    ]),
+    causal(),
+  ],
+  ["segments, float64", inSegments({ b: 1, t: 6, s: 6 }, [0, 0, 1, 1, 1, 1], f64), causal()],
+];
+const blindSegments: Case = [
+  "segments, blind rows",
+  [...qkv({ b: 1, t: 6, s: 4 }), i32([1, 6], values(0, 1, 2, 0, 1, 5)), i32([1, 4], values(0, 1, 1, 3))],
+  open(),
+];
+const halfSegments: Case = [
+  "segments, bfloat16",
+  inSegments({ b: 1, t: 9, s: 9 }, [0, 0, 0, 1, 1, 1, 1, 2, 2], bf16),
+  causal(),
+];
+
 const halfShifted: ShiftedCase = ["shift, bfloat16", qkv({ h: 4, g: 2, t: 7, s: 9 }, bf16), causal(), -1];
 const emptyCases: readonly Case[] = [
   ["no keys", qkv({ t: 3, s: 0 }), open()],
@@ -121,6 +165,18 @@ const attentionOf = ([given, inputs, attrs]: Case, cotangents = [0], name = give
 const gradOf = ([name, inputs, attrs]: Case, tolerance = toleranceOf(inputs)): Sample =>
   forward(name, gradOperands(inputs, false), attrs, tolerance);
 
+/** Those that need not be given are the last, after the cotangents. */
+function extendedGradOf([name, inputs, attrs]: Case, withLse: boolean): Sample {
+  const operands = gradOperands(inputs, withLse);
+  const own = operands.map((_, i) => i);
+  const extras = own.slice(3, inputs.length);
+  const args = [...own.filter((i) => !extras.includes(i)), ...extras];
+  return {
+    ...forward(withLse ? `${name}, with dlse` : name, operands, attrs, toleranceOf(inputs)),
+    args,
+  };
+}
+
 /** q, k, v and the shift. */
 const withShift = ([name, inputs, attrs, shift]: ShiftedCase): Case => [
   name,
@@ -128,16 +184,8 @@ const withShift = ([name, inputs, attrs, shift]: ShiftedCase): Case => [
   attrs,
 ];
 
-/** The shift is the last operand, after the cotangents. */
-function shiftedGradOf(each: ShiftedCase, withLse = false): Sample {
-  const [name, inputs, attrs] = withShift(each);
-  const operands = gradOperands(inputs, withLse);
-  const args = [...operands.map((_, i) => i).filter((i) => i !== 3), 3];
-  return {
-    ...forward(withLse ? `${name}, with dlse` : name, operands, attrs, toleranceOf(inputs)),
-    args,
-  };
-}
+const shiftedGradOf = (each: ShiftedCase, withLse = false): Sample =>
+  extendedGradOf(withShift(each), withLse);
 
 export const attentions = {
   attention: [
@@ -145,7 +193,9 @@ export const attentions = {
     ...cases.slice(0, 5).map((each) => ({ ...attentionOf(each, [0, 1]), name: `${each[0]}, with lse` })),
     attentionOf(["lse alone", qkv({ t: 5, s: 7 }), open()], [1]),
     { ...attentionOf(largeScores), tolerance: { ...accumulated, gradScale: 10 } },
-    ...[...halfCases, withShift(halfShifted)].map(([name, inputs, attrs]) =>
+    ...[...segmentedCases, blindSegments].map((each) => attentionOf(each)),
+    attentionOf(segmentedCases[1], [0, 1], "segments, causal, with lse"),
+    ...[...halfCases, withShift(halfShifted), halfSegments].map(([name, inputs, attrs]) =>
       forward(name, inputs, attrs, accumulated),
     ),
     ...[...shiftedCases, ...blindShiftedCases].map((each) => attentionOf(withShift(each))),
@@ -159,6 +209,8 @@ export const attentions = {
     ),
     ...[...shiftedCases, ...blindShiftedCases, halfShifted].map((each) => shiftedGradOf(each)),
     ...shiftedCases.map((each) => shiftedGradOf(each, true)),
+    ...[...segmentedCases, blindSegments, halfSegments].map((each) => extendedGradOf(each, false)),
+    ...segmentedCases.map((each) => extendedGradOf(each, true)),
     gradOf(largeScores, { ...accumulated, scale: 20 }),
     ...emptyCases.map((each) => gradOf(each, exact)),
     differentiated(

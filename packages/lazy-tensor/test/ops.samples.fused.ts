@@ -113,6 +113,38 @@ const otherLossCases = [
   ["-inf beside the target", f32([3, 4], values(1, -Infinity, 2)), i32([3], values(0, 1, 0)), ce()],
 ] as const;
 
+const features = normal(0.5);
+const linearLossCases: readonly (readonly [string, Leaf, Leaf, Leaf, Attrs])[] = [
+  ["33", f32([7, 12], features), f32([33, 12]), i32([7], ints(0, 33)), ce()],
+  ["int64 target", f32([7, 5], features), f32([19, 5]), i64([7], ints(0, 19)), ce()],
+  ["ignored rows", f32([13, 8], features), f32([33, 8]), i32([13], someIgnored), ce()],
+  ["smoothing and ignored rows", f32([13, 8], features), f32([12, 8]), i64([13], someIgnored), ce(-100, 0.3)],
+  ["sequences", f32([2, 5, 8], features), f32([17, 8]), i32([2, 5], ints(0, 17)), ce()],
+  ["blocks of classes", f32([5, 6], features), f32([1031, 6]), i32([5], ints(0, 1031)), ce(-100, 0.1)],
+  ["chunks of rows", f32([260, 3], features), f32([17, 3]), i32([260], ints(0, 17)), ce()],
+  ["one class", f32([5, 4]), f32([1, 4]), i32([5], ints(0, 1)), ce()],
+  ["all ignored", f32([5, 4]), f32([9, 4]), i32([5], values(-1)), ce(-1)],
+  [
+    "transposed",
+    transposed(f32([6, 7]), [1, 0]),
+    transposed(f32([6, 9]), [1, 0]),
+    i32([7], ints(0, 9)),
+    ce(),
+  ],
+  ["float64", f64([7, 6], features), f64([33, 6]), i32([7], ints(0, 33)), ce(-100, 0.1)],
+];
+/** Of half types the gradient of the logits, up to about 1, is rounded before it goes into the products. */
+const fromRounded = (x: Leaf): Tolerance =>
+  x.dtype === "bfloat16" || x.dtype === "float16"
+    ? { ...accumulated, absolute: x.dtype === "bfloat16" ? 2 ** -7 : 2 ** -10 }
+    : fromLse(x);
+const both = { need_x: true, need_weight: true };
+const halfLinearLossCases = [
+  ["bfloat16", bf16([7, 16], features), bf16([33, 16]), i32([7], ints(0, 33)), ce()],
+  ["float16", f16([7, 16], features), f16([33, 16]), i32([7], ints(0, 33)), ce(-100, 0.1)],
+  ["no rows", f32([0, 4]), f32([9, 4]), i32([0]), ce()],
+] as const;
+
 const scalar = (value: number): Leaf => f32([], values(value));
 const adam = (weight_decay: number, decoupled = true): Attrs => ({
   beta1: 0.9,
@@ -241,6 +273,43 @@ export const fused = {
       "second derivative",
       [f64([5, 9]), i32([5], ints(0, 9)), { op: "cross_entropy", of: [0, 1], result: 1 }, f32([5])],
       ce(-100, 0.1),
+      { ...accumulated, as: "float32" },
+    ),
+  ],
+  linear_cross_entropy: [
+    ...linearLossCases.map(([name, x, w, target, attrs]) =>
+      differentiated(name, [x, w, target], attrs, { ...accumulated, gradAs: fromLse(x).as }, [0]),
+    ),
+    ...linearLossCases
+      .slice(0, 5)
+      .map(([name, x, w, target, attrs]) =>
+        differentiated(`${name}, with lse`, [x, w, target], attrs, accumulated, [0, 1]),
+      ),
+    ...halfLinearLossCases.map(([name, x, w, target, attrs]) =>
+      forward(name, [x, w, target], attrs, accumulated),
+    ),
+  ],
+  linear_cross_entropy_grad: [
+    ...[...linearLossCases, ...halfLinearLossCases].map(([name, x, w, target, attrs]) =>
+      forward(name, [x, w, target, f32(shapeOf(target))], { ...attrs, ...both }, fromRounded(x)),
+    ),
+    ...[
+      ["of x", { need_x: true, need_weight: false }],
+      ["of the weight", { need_x: false, need_weight: true }],
+      ["of neither", { need_x: false, need_weight: false }],
+    ].map(([name, needs]) => {
+      const [, x, w, target, attrs] = linearLossCases[2];
+      return forward(
+        name as string,
+        [x, w, target, f32(shapeOf(target))],
+        { ...attrs, ...(needs as Attrs) },
+        accumulated,
+      );
+    }),
+    differentiated(
+      "second derivative",
+      [f64([4, 3]), f64([7, 3]), i32([4], ints(0, 7)), f32([4])],
+      { ...ce(-100, 0.1), ...both },
       { ...accumulated, as: "float32" },
     ),
   ],

@@ -25,8 +25,17 @@ const key = (low: number, high: number): Leaf => i64([2], values(low, high));
 const draw = (stream: number, shape: readonly number[], dtype: DType = "float32"): Attrs => ({
   stream,
   shape,
+  whole: shape,
   dtype,
 });
+/** Elements of `whole` from element `first` on. */
+const part = (name: string, more: Attrs, first: number | null, tolerance: typeof exact): Sample =>
+  forward(
+    name,
+    first === null ? [key(1, 2)] : [key(1, 2), i64([], values(first))],
+    { stream: 4, dtype: "float32", ...more },
+    tolerance,
+  );
 
 const draws = (more: Attrs, tolerance: typeof exact): Sample[] => [
   forward("1031", [key(1, 2)], { ...more, ...draw(0, [1031]) }, tolerance),
@@ -40,6 +49,12 @@ const draws = (more: Attrs, tolerance: typeof exact): Sample[] => [
   ),
   forward("scalar", [key(5, 6)], { ...more, ...draw(3, []) }, tolerance),
   forward("empty", [key(5, 6)], { ...more, ...draw(3, [0, 2]) }, exact),
+  part("rows of a whole", { ...more, shape: [3, 5], whole: [32, 5] }, 10, tolerance),
+  part("columns of a whole", { ...more, shape: [4, 33], whole: [4, 130] }, 66, tolerance),
+  part("a block of a whole", { ...more, shape: [2, 3, 5], whole: [4, 6, 10] }, 95, tolerance),
+  part("the first of a whole", { ...more, shape: [5, 70], whole: [9, 71] }, null, tolerance),
+  part("past 32 bits", { ...more, shape: [3, 257], whole: [2 ** 21, 2 ** 20] }, 2 ** 40 + 3, tolerance),
+  part("scalar of a whole", { ...more, shape: [], whole: [] }, 7, tolerance),
   // Moments are checked in conformance.test.ts.
   forward("many", [key(42, 0)], { ...more, ...draw(0, [256, 257]) }, tolerance),
   forward("float64", [key(1, 2)], { ...more, ...draw(2, [33], "float64") }, tolerance),
@@ -83,6 +98,12 @@ export const sources = {
     differentiated("float32", [flipped(f32([5, 7]))], {}, exact),
     forward("bool", [bool([5, 7])], {}, exact),
     forward("special", [f32([14], special)], {}, exact),
+  ],
+  barrier: [
+    differentiated("float32", [f32([5, 7])], {}, exact),
+    differentiated("a view", [flipped(f32([5, 7]))], {}, exact),
+    forward("bool", [bool([5, 7])], {}, exact),
+    forward("empty", [f32([0, 3])], {}, exact),
   ],
   full: [
     ...(["float32", "float64", "bfloat16", "float16", "int32", "int64", "uint8", "bool"] as const).map(

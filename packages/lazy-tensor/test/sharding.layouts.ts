@@ -166,6 +166,24 @@ export interface Layouts {
   readonly kind: "allowed" | "one dim" | "any";
   /** Whether the op can do its part from what each device has: then nothing may be sent. */
   readonly isLocal: boolean;
+  /** Of the factors that the op's rule lets be divided so, where in the op they stand. */
+  readonly divided: readonly string[];
+}
+
+/** `several operands, one result, reduced`: what tells a factor's part in the op apart from another's. */
+export function kindOf(factor: string, rule: Rule): string {
+  const count = (all: readonly Factors[]): string => {
+    const some = all.filter((dims) => dims.some((dim) => dim.includes(factor))).length;
+    return some > 1 ? "several" : some === 1 ? "one" : "no";
+  };
+  const isOneOfSeveral = [...rule.operands, ...rule.results]
+    .flat()
+    .some((dim) => dim.length > 1 && dim.includes(factor));
+  return [
+    `in ${count(rule.operands)} operand, ${count(rule.results)} result`,
+    ...(isOneOfSeveral ? ["one of a dim's several"] : []),
+    ...(rule.reduced.includes(factor) ? ["reduced"] : []),
+  ].join(", ");
 }
 
 export const formatLayouts = ({ mesh, inputs, outputs, kind }: Layouts): string =>

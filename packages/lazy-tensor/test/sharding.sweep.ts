@@ -7,6 +7,7 @@ import {
   anyLayout,
   assignments,
   isLocal,
+  kindOf,
   type Layouts,
   layoutOf,
   oneDim,
@@ -105,6 +106,7 @@ function allowed(ends: Ends, rule: Rule, mesh: Mesh, index: number, mode: Output
     ),
     kind: "allowed",
     isLocal: ends.isPlain && mode !== "replicated" && isLocal(assignment, rule, mesh),
+    divided: [...assignment.keys()].map((factor) => kindOf(factor, rule)),
   };
 }
 
@@ -129,6 +131,7 @@ function oneDimLayouts(ends: Ends, mesh: Mesh, axes: readonly number[]): Layouts
         outputs: ends.outputs.map(() => null),
         kind: "one dim",
         isLocal: false,
+        divided: [],
       });
     });
   });
@@ -141,6 +144,7 @@ function oneDimLayouts(ends: Ends, mesh: Mesh, axes: readonly number[]): Layouts
         outputs: outputs.with(i, oneDim(shape, dim, axes)),
         kind: "one dim",
         isLocal: false,
+        divided: [],
       });
     });
   });
@@ -155,6 +159,7 @@ function anyLayouts(ends: Ends, random: Random, mesh: Mesh): Layouts {
     outputs: outputsFor(ends, pick(random, modes), any),
     kind: "any",
     isLocal: false,
+    divided: [],
   };
 }
 

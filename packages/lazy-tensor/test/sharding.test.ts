@@ -4,6 +4,7 @@ import {
   clearSharding,
   configure,
   type Engine,
+  explainSharding,
   F,
   localShards,
   Mesh,
@@ -122,10 +123,6 @@ describe("markSharding", () => {
       /Mesh\(data=8\) has 8 devices, and there are 4: configure\(\{ virtualDevices: 8 \}\)/,
     );
     expect(() => new Mesh({ data: 0 })).toThrow(/axis "data" has size 0/);
-    markSharding(x, mesh, ["data"]);
-    expect(() => markSharding(x, new Mesh({ rows: 4 }), ["rows"])).toThrow(
-      /values lie over Mesh\(data=2, tensor=2\) already/,
-    );
   });
 });
 
@@ -170,6 +167,33 @@ describe("modules", () => {
     const y = model.forward(randn([6, 4]));
     await sync(y);
     expect(y.sharding).toEqual(["data", "tensor"]);
+  });
+});
+
+describe("explainSharding", () => {
+  it("names parameters, and draws the program", async () => {
+    open(4);
+    const model = new nn.Sequential(new nn.Linear(4, 8, { bias: false }), new nn.Linear(8, 4));
+    shardModule(model, mesh, { "0.weight": ["tensor"], "1.weight": ["data", "tensor"] });
+    const optimizer = new optim.AdamW(model.parameters());
+    const step = (): void => {
+      const x = markSharding(zeros([6, 4]).add(1), mesh, ["data"]);
+      model.forward(x).square().mean().backward();
+      optimizer.step();
+      optimizer.zeroGrad();
+    };
+    step();
+    await sync();
+    const explained = await explainSharding(step);
+    const whys = explained.rows.map(({ why }) => why);
+    expect(whys).toContain("1.weight for dot_general in 1");
+    expect(whys.join()).toMatch(/gradient of \d\.\w+( and \d more)?: partial sums of/);
+    expect(whys.join()).not.toMatch(/input \d/);
+    const dot = explained.toDot();
+    expect(dot).toMatch(/^digraph \{/);
+    expect(dot).toContain("\\n0.weight\\n[tensor, -]");
+    expect(dot).toContain("\\n0.weight.exp_avg\\n[tensor, -]");
+    expect(dot).toMatch(/all_reduce .*over data.*fillcolor/);
   });
 });
 

@@ -27,7 +27,8 @@ const SEQUENCE = "t";
 
 /**
  * Factors of an attention of which queries and keys are one sequence, `t`, that may be divided; null for another op, for
- * lengths that differ, and for an attention that is a step of a ring already.
+ * lengths that differ, for a window or segments, which a ring's steps do not follow, and for an attention that is a step of a
+ * ring already.
  */
 export function sequenceFactors(node: Node): Factors | null {
   const { name } = node.op;
@@ -35,6 +36,7 @@ export function sequenceFactors(node: Node): Factors | null {
   const [q, k] = node.inputs;
   if (q.shape[2] !== k.shape[2] || q.shape[2] === 0) return null;
   if (node.inputs[node.inputs.length - 1].dtype === "int32") return null;
+  if ((node.attrs.window as number) > 0) return null;
   const f = factorsOf(node);
   const joined = (tensors: Factors["operands"]): Factors["operands"] =>
     tensors.map((dims) =>

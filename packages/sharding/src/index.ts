@@ -1,9 +1,15 @@
 export { combineSmallSums } from "./combine.js";
+export { type ShardingDotOptions, shardingDot } from "./dot.js";
 export * from "./errors.js";
-export { type CollectiveRow, explainSharding, formatExplanation } from "./explain.js";
+export { type CollectiveRow, type EndNames, explainSharding, formatExplanation } from "./explain.js";
+export { type HybridMeshOptions, hybridMesh } from "./hybrid_mesh.js";
+export { formatLayout, layoutsOf, type ValueLayout } from "./layouts.js";
 export * from "./mesh.js";
+export { overlapCollectives } from "./overlap.js";
+export { type OverlapOptions, overlapDefaults } from "./overlap_plan.js";
 export { partition } from "./partition.js";
 export { propagate } from "./plan.js";
+export { axesIn, dimsIn, hasSameParts, refineMesh, splitSizes } from "./refine.js";
 export * from "./spec.js";
 export * from "./types.js";
 export { type VisualizeOptions, visualizeSharding } from "./visualize.js";

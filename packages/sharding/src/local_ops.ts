@@ -7,6 +7,7 @@ import {
   ge,
   logicalAnd,
   lt,
+  mul,
   type Node,
   ops,
   reshape,
@@ -15,7 +16,7 @@ import {
 } from "@lazuli/fx-trace";
 import { bytesOf } from "./choose.js";
 import type { Plan } from "./plan.js";
-import type { Local, Resharder } from "./reshard.js";
+import type { Local, Partial, Resharder } from "./reshard.js";
 import { type Dims, localShape, localSize, replicated } from "./spec.js";
 
 /** What a handler may use. */
@@ -29,27 +30,44 @@ export interface LocalContext {
 /** An op that needs more on a mesh than to be run on its parts; null where it does not in this layout. */
 export type Handler = (node: Node, context: LocalContext) => Local | null;
 
-const whole = (node: Node, local: Node): Local => ({
-  node: local,
+const constant: Handler = (node) => ({
+  node: apply(node.op, [], node.attrs),
   shape: node.shape,
   dims: replicated(node.shape.length),
   partial: null,
 });
 
-/** Random numbers follow the global index: all are drawn, and consumers take their part. */
-const drawn: Handler = (node, { operand }) =>
-  whole(node, apply(node.op, [operand(node.inputs[0], replicated(1))], node.attrs));
-
-const constant: Handler = (node) => whole(node, apply(node.op, [], node.attrs));
+/** Random numbers follow the global index: a part needs its first element's. */
+const drawn: Handler = (node, { plan, move, operand }) => {
+  const dims = plan.of(node);
+  const whole = node.attrs.whole as readonly number[];
+  const [key, ...rest] = node.inputs.map((x) => operand(x, replicated(x.shape.length)));
+  let first: Node | undefined = rest[0];
+  let stride = 1;
+  for (let dim = whole.length - 1; dim >= 0; stride *= whole[dim--]) {
+    const { start } = move.range(node.shape[dim], dims[dim]);
+    if (!start) continue;
+    const skip = mul(cast(start, "int64"), stride);
+    first = first ? add(first, skip) : skip;
+  }
+  const shape = localShape(plan.mesh, node.shape, dims);
+  return {
+    node: apply(node.op, first ? [key, first] : [key], { ...node.attrs, shape }),
+    shape: node.shape,
+    dims,
+    partial: null,
+  };
+};
 
 const indices: Handler = (node, { plan, move }) => {
   const dims = plan.of(node);
   const dim = node.attrs.dim as number;
   const shape = localShape(plan.mesh, node.shape, dims);
   const { start } = move.range(node.shape[dim], dims[dim]);
-  const own = ops.iota([], { dim, shape, dtype: node.dtype });
+  // Counted exactly and rounded once, as on one device.
+  const own = ops.iota([], { dim, shape, dtype: start ? "int64" : node.dtype });
   return {
-    node: start ? add(own, cast(start, node.dtype)) : own,
+    node: start ? cast(add(own, cast(start, "int64")), node.dtype) : own,
     shape: node.shape,
     dims,
     partial: null,
@@ -88,6 +106,12 @@ const inPlaceOf = (mask: Node, table: Node, dim: number): Node => {
   return reshape(mask, [...ones(dim), ...mask.shape, ...ones(table.shape.length - dim - 1)]);
 };
 
+/** Of values that one device has and the others hold zeros for; the sum of bools is their or. */
+const onlyOne = (axes: readonly number[], { dtype }: Node): Partial => ({
+  axes,
+  kind: dtype === "bool" ? "max" : "sum",
+});
+
 /** Rows divided over devices (a vocabulary-parallel embedding): each looks up its own, the rest adds zero. Megatron-LM. */
 const lookUp: Handler = (node, context) => {
   const { plan, operand } = context;
@@ -116,7 +140,7 @@ const lookUp: Handler = (node, context) => {
     node: where(inPlaceOf(isOwn, table, dim), rows, 0),
     shape: node.shape,
     dims,
-    partial: { axes, kind: "sum" },
+    partial: onlyOne(axes, node),
   };
 };
 
@@ -176,7 +200,7 @@ const pick: Handler = (node, context) => {
   const dims = plan.of(x).map((list, d) => (d === dim ? [] : list));
   const { own, isOwn } = ownRows(operand(index, dims), x.shape[dim], axes, context);
   const found = ops.gather([operand(x, plan.of(x)), own], { dim });
-  return { node: where(isOwn, found, 0), shape: node.shape, dims, partial: { axes, kind: "sum" } };
+  return { node: where(isOwn, found, 0), shape: node.shape, dims, partial: onlyOne(axes, node) };
 };
 
 export const handlers: Readonly<Record<string, Handler>> = {

@@ -16,6 +16,7 @@ import {
 import { bytesOf, chooseAssignment, SMALL_BYTES } from "./choose.js";
 import { contextPlan, runContext } from "./context.js";
 import { handlers, localAttrs } from "./local_ops.js";
+import { runManual } from "./manual.js";
 import type { Mesh } from "./mesh.js";
 import { isLayout, type Plan, propagate } from "./plan.js";
 import { identityOf, type Local, type Partial, Resharder } from "./reshard.js";
@@ -52,6 +53,8 @@ function expand(graph: Graph, request: PartitionRequest): { graph: Graph; plan: 
 const cutKernels = new Set([
   "cross_entropy",
   "cross_entropy_grad",
+  "linear_cross_entropy",
+  "linear_cross_entropy_grad",
   "softmax",
   "softmax_grad",
   "log_softmax",
@@ -61,8 +64,8 @@ const cutKernels = new Set([
 function isCut(node: Node, plan: Plan): boolean {
   if (!cutKernels.has(node.op.name)) return false;
   const f = plan.factorsOf(node);
-  return f.operands[0].some(
-    (factors, d) => f.replicate.has(factors[0]) && plan.of(node.inputs[0])[d].length > 0,
+  return f.operands.some((dims, i) =>
+    dims.some((factors, d) => f.replicate.has(factors[0]) && plan.of(node.inputs[i])[d].length > 0),
   );
 }
 
@@ -134,6 +137,8 @@ const placesIn: Readonly<Record<string, number>> = {
   scatter_add: 1,
   cross_entropy: 1,
   cross_entropy_grad: 1,
+  linear_cross_entropy: 2,
+  linear_cross_entropy_grad: 2,
 };
 
 const kinds: Readonly<Record<string, ReductionKind>> = { prod: "prod", max: "max", min: "min" };
@@ -145,6 +150,8 @@ class Partitioner {
   /** Of ops of several results. */
   private readonly results = new Map<Node, readonly Local[]>();
   private readonly uses = new Map<Node, number>();
+  /** Of ops that are written on parts. */
+  private readonly parts = new Map<Node, Node>();
 
   constructor(
     private readonly plan: Plan,
@@ -191,7 +198,19 @@ class Partitioner {
   private visit(node: Node, request: PartitionRequest): void {
     const { plan } = this;
     const { mesh } = plan;
+    if (plan.manual.has(node)) {
+      this.parts.set(node, this.part(node));
+      return;
+    }
     switch (node.op.name) {
+      case "shard_to_full":
+        this.set(node, {
+          node: this.partOf(node.inputs[0]),
+          shape: node.shape,
+          dims: decodeDims(node.attrs.dims as number[]),
+          partial: null,
+        });
+        return;
       case "input": {
         const dims = request.inputs[node.attrs.index as number];
         const shape = localShape(mesh, node.shape, dims);
@@ -223,6 +242,16 @@ class Partitioner {
     if (this.passOn(node)) return;
     this.compute(node);
   }
+
+  private part(node: Node): Node {
+    if (node.op.name === "full_to_shard")
+      return this.operand(node.inputs[0], decodeDims(node.attrs.dims as number[]));
+    return runManual(node, this.partOf);
+  }
+
+  /** A part; of a value of the mesh that is used among parts, all of it. */
+  private partOf = (value: Node): Node =>
+    this.parts.get(value) ?? this.operand(value, replicated(value.shape.length));
 
   /** Leaves open sums open through an op that is linear in them. */
   private passOn(node: Node): boolean {

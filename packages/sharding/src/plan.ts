@@ -1,6 +1,7 @@
 import type { Graph, Node } from "@lazuli/fx-trace";
 import { chooseAssignment } from "./choose.js";
 import { sequenceFactors } from "./context.js";
+import { type ManualNodes, manualNodes } from "./manual.js";
 import type { Mesh } from "./mesh.js";
 import { type Factors, factorsOf, joinAxes } from "./rule.js";
 import { type Dims, decodeDims, replicated } from "./spec.js";
@@ -12,7 +13,11 @@ export class Plan {
   private readonly fixed = new Set<Node>();
   private readonly factors = new Map<Node, Factors>();
 
-  constructor(readonly mesh: Mesh) {}
+  constructor(
+    readonly mesh: Mesh,
+    /** Ops on parts, which stay as they are. */
+    readonly manual: ManualNodes,
+  ) {}
 
   of(value: Node): Dims {
     return value.op.name === "result"
@@ -92,19 +97,25 @@ const passesThrough = (node: Node): boolean =>
  */
 export function propagate(graph: Graph, request: PartitionRequest): Plan {
   const { mesh } = request;
-  const plan = new Plan(mesh);
+  const manual = manualNodes(graph);
+  const plan = new Plan(mesh, manual);
   graph.inputs.forEach((node, i) => {
     plan.fix(node, request.inputs[i]);
   });
-  for (const node of graph.nodes) if (isLayout(node)) plan.fix(node, decodeDims(node.attrs.dims as number[]));
+  for (const node of graph.nodes)
+    if ((isLayout(node) && !manual.has(node)) || node.op.name === "shard_to_full")
+      plan.fix(node, decodeDims(node.attrs.dims as number[]));
   graph.outputs.forEach((value, i) => {
     const dims = request.outputs[i];
     const made = value.op.name === "result" ? value.inputs[0] : value;
     const index = value.op.name === "result" ? (value.attrs.index as number) : 0;
     if (dims && !plan.isFixed(made)) plan.set(made, index, dims);
   });
-  const nodes = graph.nodes.filter((node) => node.op.name !== "result" && !isSource(node));
-  const readers = readersOf(graph);
+  const nodes = graph.nodes.filter(
+    (node) =>
+      node.op.name !== "result" && node.op.name !== "shard_to_full" && !isSource(node) && !manual.has(node),
+  );
+  const readers = readersOf(nodes);
   for (const takes of [passesThrough, () => true]) {
     const mine = nodes.filter((node) => node.op.name !== "input" && takes(node));
     // Only nodes beside a layout that changed are looked at again.
@@ -125,10 +136,9 @@ export function propagate(graph: Graph, request: PartitionRequest): Plan {
 }
 
 /** Who reads a node, by way of `result` nodes too. */
-function readersOf(graph: Graph): Map<Node, Node[]> {
+function readersOf(nodes: readonly Node[]): Map<Node, Node[]> {
   const readers = new Map<Node, Node[]>();
-  for (const node of graph.nodes) {
-    if (node.op.name === "result") continue;
+  for (const node of nodes) {
     for (const x of node.inputs) {
       const made = x.op.name === "result" ? x.inputs[0] : x;
       const list = readers.get(made);

@@ -58,7 +58,7 @@ export class Resharder {
   }
 
   private group(axes: readonly number[]): { mesh: readonly number[]; axes: readonly number[] } {
-    return { mesh: this.sizes, axes };
+    return { mesh: this.mesh.attr, axes };
   }
 
   /** This device's number along `axes`, an int32 scalar. */

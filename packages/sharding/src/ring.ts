@@ -45,7 +45,7 @@ export class Ring {
     readonly length: number,
   ) {
     this.size = move.mesh.sizeOf(axes);
-    this.group = { mesh: move.mesh.sizes, axes };
+    this.group = { mesh: move.mesh.attr, axes };
     this.pairs = Array.from({ length: this.size }, (_, i) => [i, (i + 1) % this.size]).flat();
   }
 

@@ -40,6 +40,8 @@ describe("explainSharding", () => {
         axes: ["tensor"],
         bytes: 2 * (3 / 4) * 8 * 32 * 4,
         times: 1,
+        isAsync: false,
+        hiddenFlops: 0,
         scope: "mlp",
         type: "float32[8, 32]",
         why: "partial sums of dot_general in mlp",
@@ -49,6 +51,8 @@ describe("explainSharding", () => {
         axes: ["data"],
         bytes: 8 * 32 * 4,
         times: 1,
+        isAsync: false,
+        hiddenFlops: 0,
         scope: "mlp",
         type: "float32[8, 32]",
         why: "input 1 for dot_general in mlp",
@@ -58,6 +62,8 @@ describe("explainSharding", () => {
         axes: ["data"],
         bytes: (1 / 2) * 16 * 32 * 4,
         times: 1,
+        isAsync: false,
+        hiddenFlops: 0,
         scope: "mlp",
         type: "float32[16, 32]",
         why: "gradient: partial sums of dot_general in mlp",
@@ -108,6 +114,8 @@ describe("explainSharding", () => {
         axes: ["tensor"],
         bytes: 3 * 2 * (3 / 4) * 4,
         times: 3,
+        isAsync: false,
+        hiddenFlops: 0,
         scope: "loss",
         type: "float32[]",
         why: "partial sums of sum in loss",
@@ -150,6 +158,33 @@ describe("formatExplanation", () => {
 1.02 kB      1  reduce_scatter  data    float32[16, 32]  mlp    gradient: partial sums of dot_general in mlp
 
 Mesh(data=2, tensor=4): a device sends 3.58 kB a run: data 2.05 kB, tensor 1.54 kB
+`,
+    );
+  });
+
+  it("says what a collective that is started early hides behind", () => {
+    const graph = buildGraph(() => {
+      const [x, w] = values([8, 4], [4, 16]);
+      const sums = [x, ops.exp([x])].map((each) => ops.all_reduce([each], { ...on(1), kind: "sum" }));
+      const product = ops.dot_general([x, w], {
+        lhs_contract: [1],
+        rhs_contract: [0],
+        lhs_batch: [],
+        rhs_batch: [],
+      });
+      return [ops.neg([ops.collective_done([sums[0], x], { bucket: -1 })]), sums[1], product];
+    });
+    const rows = explainSharding(graph, mesh);
+    expect(rows.map(({ isAsync, hiddenFlops, why }) => [isAsync, hiddenFlops, why])).toEqual([
+      [true, 2 * 8 * 4 * 16, "partial sums of input"],
+      [false, 0, "partial sums of input"],
+    ]);
+    expect(formatExplanation(rows, mesh)).toBe(
+      `bytes  times  op          axes    operand        hidden behind  scope  why
+192 B      1  all_reduce  tensor  float32[8, 4]     1.02 kFLOP  -      partial sums of input
+192 B      1  all_reduce  tensor  float32[8, 4]              -  -      partial sums of input
+
+Mesh(data=2, tensor=4): a device sends 384 B a run: tensor 384 B
 `,
     );
   });

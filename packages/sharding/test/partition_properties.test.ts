@@ -1,7 +1,13 @@
-import { formatGraph, runPasses, standardPasses } from "@lazuli/fx-trace";
+import { formatGraph, type Graph, runPasses, standardPasses } from "@lazuli/fx-trace";
 import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { combineSmallSums, formatDims, type Partitioned, partition } from "../src/index.js";
+import {
+  combineSmallSums,
+  formatDims,
+  overlapCollectives,
+  type Partitioned,
+  partition,
+} from "../src/index.js";
 import { makeSharded, recipe, type Sharded } from "./random_sharded.js";
 import { evaluate, type Value } from "./reference.js";
 import { simulate } from "./simulate.js";
@@ -71,5 +77,33 @@ describe("a partitioned graph gives what the graph gives", { timeout: 60_000 }, 
       }),
       options,
     );
+  });
+
+  it("with collectives started early, in buckets of any size", () => {
+    const passes = standardPasses((op) => op.lower !== "composite");
+    const anyPlacing = fc.record({
+      bucketBytes: fc.constantFrom(1, 100, 1e9),
+      prefetch: fc.nat(3),
+      worthSeconds: fc.constantFrom(0, Number.MIN_VALUE, 1e-6),
+    });
+    let started = 0;
+    let joined = 0;
+    fc.assert(
+      fc.property(recipe, anyPlacing, (made, placing) => {
+        const sharded = makeSharded(made);
+        const wanted = evaluateWhole(sharded);
+        fc.pre(wanted !== null);
+        const { graph: local, outputs } = partition(sharded.graph, sharded.request);
+        const overlapped = (graph: Graph): Graph => overlapCollectives(graph, placing);
+        const graph = runPasses(local, [...passes, combineSmallSums, overlapped], { verify: true });
+        const dones = graph.nodes.filter(({ op }) => op.name === "collective_done");
+        started += dones.length;
+        joined += dones.filter(({ attrs }) => (attrs.bucket as number) >= 0).length;
+        expectSame(sharded, { graph, outputs }, wanted as Value[]);
+      }),
+      options,
+    );
+    expect(started).toBeGreaterThan(100);
+    expect(joined).toBeGreaterThan(20);
   });
 });

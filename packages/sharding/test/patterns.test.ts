@@ -187,7 +187,9 @@ describe("what known layouts send", () => {
 
   const attention = (inputs: Dims[], ...spec: PartitionSpec): Node => {
     const [q, k, v] = [0, 1, 2].map(() => leaf(inputs, [2, 4, 6, 2], ...spec));
-    return result([ops.attention([q, k, v], { causal: true, offset: 0, scale: 0.5 })], { index: 0 });
+    return result([ops.attention([q, k, v], { causal: true, offset: 0, scale: 0.5, window: 0 })], {
+      index: 0,
+    });
   };
 
   it("attention over batch and heads: nothing", () => {

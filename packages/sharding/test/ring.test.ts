@@ -25,6 +25,7 @@ interface Sizes {
 interface Attention extends Sizes {
   readonly causal: boolean;
   readonly offset: number;
+  readonly window: number;
   readonly withLse: boolean;
   readonly dtype: DType;
 }
@@ -33,13 +34,14 @@ const standard: Attention = {
   ...{ B: 2, H: 4, G: 2, T: 24, K: 3, Kv: 5 },
   causal: true,
   offset: 0,
+  window: 0,
   withLse: false,
   dtype: "float32",
 };
 
 /** q, k, v, dout, dlse → out, lse, dq, dk, dv. */
-function attention({ B, H, G, T, K, Kv, causal, offset, withLse, dtype }: Attention): Graph {
-  const attrs = { causal, offset, scale: 0.6 };
+function attention({ B, H, G, T, K, Kv, causal, offset, window, withLse, dtype }: Attention): Graph {
+  const attrs = { causal, offset, scale: 0.6, window };
   const shapes = [
     [B, H, T, K],
     [B, G, T, K],

@@ -149,6 +149,7 @@ const byGroup =
 /** By name, results by device. */
 export const collectives: Readonly<Record<string, Collective>> = {
   ...Object.fromEntries(Object.entries(meanings).map(([name, meaning]) => [name, byGroup(meaning)])),
+  collective_done: (_, __, [x]) => [...x],
   axis_index: (node, mesh) => {
     checkMesh(node, mesh);
     const axes = ints(node, "axes");

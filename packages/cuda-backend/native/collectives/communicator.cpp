@@ -26,24 +26,34 @@ void eachRun(size_t bytes, Length&& length, Body&& body) {
 
 }  // namespace
 
+std::span<const int64_t> meshSizes(std::span<const int64_t> mesh) {
+  return mesh.first(static_cast<size_t>(std::find(mesh.begin(), mesh.end(), 0) - mesh.begin()));
+}
+
 Group groupOf(std::span<const int64_t> mesh, std::span<const int64_t> axes, int device) {
-  Dims strides = denseStrides(Dims(mesh.begin(), mesh.end()));
+  const std::span<const int64_t> sizes = meshSizes(mesh);
+  const std::span<const int64_t> order = mesh.subspan(std::min(sizes.size() + 1, mesh.size()));
+  const Dims strides = denseStrides(Dims(sizes.begin(), sizes.end()));
   Group group;
-  int base = device;
+  const auto point =
+      order.empty() ? device : static_cast<int>(std::ranges::find(order, device) - order.begin());
+  int base = point;
   for (int64_t axis : axes) {
     const auto a = static_cast<size_t>(axis);
-    const int64_t coordinate = device / strides[a] % mesh[a];
+    const int64_t coordinate = point / strides[a] % sizes[a];
     base -= static_cast<int>(coordinate * strides[a]);
-    group.self = group.self * static_cast<size_t>(mesh[a]) + static_cast<size_t>(coordinate);
+    group.self = group.self * static_cast<size_t>(sizes[a]) + static_cast<size_t>(coordinate);
   }
   group.devices = {base};
   for (int64_t axis : axes) {
     const auto a = static_cast<size_t>(axis);
     std::vector<int> wider;
     for (int first : group.devices)
-      for (int64_t i = 0; i < mesh[a]; i++) wider.push_back(first + static_cast<int>(i * strides[a]));
+      for (int64_t i = 0; i < sizes[a]; i++) wider.push_back(first + static_cast<int>(i * strides[a]));
     group.devices = std::move(wider);
   }
+  if (!order.empty())
+    for (int& member : group.devices) member = static_cast<int>(order[static_cast<size_t>(member)]);
   return group;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -15,6 +16,9 @@ struct Group {
   size_t self = 0;  // this device's place among them
   size_t size() const { return devices.size(); }
 };
+
+/// The sizes of a mesh's axes, which come first in its attribute (docs/ir.md).
+std::span<const int64_t> meshSizes(std::span<const int64_t> mesh);
 
 /// The group of `device`: the devices that differ from it only along `axes` (docs/ir.md).
 Group groupOf(std::span<const int64_t> mesh, std::span<const int64_t> axes, int device);
@@ -53,7 +57,7 @@ struct Meeting {
 
 /// How one device moves bytes to and from the others. Every device of a mesh makes the same calls in the same
 /// order, each for its own group; the k-th call on a group meets the k-th of its other members. Calls come
-/// from the device's own thread, return when the memory may be used again, and throw CollectiveError where
+/// from one thread at a time, return when the memory may be used again, and throw CollectiveError where
 /// another device failed, or did not come in time. Groups have two members or more.
 class Communicator {
  public:
@@ -78,6 +82,17 @@ class Communicator {
   virtual void fail(const std::string&) {}
   /// From any thread: what waits is to give up.
   virtual void close() {}
+  /// From any thread: the run has failed, and what waits on another thread is to give up. Where devices share
+  /// a process, their mesh tells them.
+  virtual void interrupt() {}
+
+  /// From any thread: whether the device has nothing to do but to wait for the collective under way. Else it
+  /// computes, and who waits here is to leave it the processor.
+  void setAwaited(bool isAwaited) { isAwaited_.store(isAwaited, std::memory_order_relaxed); }
+  bool isAwaited() const { return isAwaited_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> isAwaited_{true};
 };
 
 /// Moves `bytes` bytes from one layout to another, on the device's threads.

@@ -21,7 +21,11 @@ RunFailure::Kind kindOf(const RunResult& result) {
 }  // namespace
 
 CpuWorker::CpuWorker(size_t limitBytes, const Clock& clock, Place place)
-    : clock_(clock), place_(std::move(place)), memory_(limitBytes), executor_(place_.threads) {}
+    : clock_(clock),
+      place_(std::move(place)),
+      memory_(limitBytes),
+      queue_(place_.communicator ? std::make_unique<CollectiveQueue>(*place_.communicator) : nullptr),
+      executor_(place_.threads) {}
 
 void CpuWorker::run(std::shared_ptr<CpuRun> run) {
   executor_.push([this, run = std::move(run)] { execute(*run); });
@@ -34,24 +38,20 @@ void CpuWorker::execute(CpuRun& run) {
   result.startUs = clock_.us();
   attempt(run, fresh, result);
   result.endUs = clock_.us();
-  if (place_.mesh) {
-    agree(run, result);
-  } else if (place_.communicator && !result.error.empty() && !result.collective) {
-    place_.communicator->fail(result.error);
+  if (queue_) endCollectives(run, result);
+  if (place_.mesh) agree(result);
+  for (size_t o = 0; result.error.empty() && o < run.outputs.size(); o++) {
+    int64_t input = run.executable->takesOver(o);
+    if (input >= 0) fresh[o] = std::move(buffers_.at(run.inputs[static_cast<size_t>(input)]).block);
   }
-  if (!result.error.empty()) {
-    auto error = std::make_shared<const std::string>(result.error);
-    for (BufferId id : run.outputs) buffers_[id] = {Block(), error};
-  } else {
-    for (size_t o = 0; o < run.outputs.size(); o++) {
-      int64_t input = run.executable->takesOver(o);
-      if (input >= 0) fresh[o] = std::move(buffers_.at(run.inputs[static_cast<size_t>(input)]).block);
-      buffers_[run.outputs[o]] = {std::move(fresh[o]), nullptr};
-    }
-  }
+  // Before the outputs are there: one may bear the number of a donated input.
   for (size_t i = 0; i < run.inputs.size(); i++) {
     if (run.executable->isDonated(i)) buffers_.erase(run.inputs[i]);
   }
+  std::shared_ptr<const std::string> error;
+  if (!result.error.empty()) error = std::make_shared<const std::string>(result.error);
+  for (size_t o = 0; o < run.outputs.size(); o++)
+    buffers_[run.outputs[o]] = {error ? Block() : std::move(fresh[o]), error};
   if (place_.device == place_.first) run.tell(std::move(result));
 }
 
@@ -99,16 +99,25 @@ void CpuWorker::compute(const CpuRun& run, std::vector<Block>& fresh, RunResult&
   }
   std::byte* arena = memory_.arena(executable.info().arenaBytes);
   executable.run({in, out, arena}, clock_, run.profile ? &result.kernels : nullptr, executor_.closing(),
-                 place_.communicator.get());
+                 place_.communicator.get(), queue_.get());
 }
 
-/// Makes the run's outcome that of all devices: a failure is told at once, for those who wait for one that
-/// does not come, and named by the device that was first.
-void CpuWorker::agree(CpuRun& run, RunResult& result) {
-  if (!result.error.empty()) {
+/// Tells a failure at once, for those who wait for one that does not come, and what waits for them here; then
+/// sees that nothing is under way in the run's memory.
+void CpuWorker::endCollectives(CpuRun& run, RunResult& result) {
+  const bool failed = !result.error.empty();
+  if (failed && place_.mesh) {
     const bool isFirst = place_.mesh->fail({result.error, result.errorNode, kindOf(result)});
     if (isFirst) run.tell(result);
+  } else if (failed) {
+    place_.communicator->interrupt();
   }
+  queue_->end();
+  if (failed && !place_.mesh && !result.collective) place_.communicator->fail(result.error);
+}
+
+/// Makes the run's outcome that of all devices: of a failure, what the device told that was first.
+void CpuWorker::agree(RunResult& result) {
   std::optional<RunFailure> failure = place_.mesh->endRun();
   if (!failure) return;
   result.error = failure->error;

@@ -3,6 +3,7 @@
 #include <unordered_map>
 
 #include "collectives/local.h"
+#include "collectives/queue.h"
 #include "cpu/executor.h"
 #include "cpu/memory.h"
 #include "executable.h"
@@ -63,13 +64,15 @@ class CpuWorker {
   void execute(CpuRun& run);
   void compute(const CpuRun& run, std::vector<Block>& fresh, RunResult& result);
   void attempt(const CpuRun& run, std::vector<Block>& fresh, RunResult& result);
-  void agree(CpuRun& run, RunResult& result);
+  void endCollectives(CpuRun& run, RunResult& result);
+  void agree(RunResult& result);
   std::string read(BufferId buffer, std::span<std::byte> target);
 
   const Clock& clock_;
   const Place place_;
   CpuMemory memory_;
   std::unordered_map<BufferId, Buffer> buffers_;  // the executor's
+  std::unique_ptr<CollectiveQueue> queue_;        // null where there is no communicator
   Executor executor_;                             // last: it stops before what its jobs use goes
 };
 

@@ -1,5 +1,9 @@
 #include "kernels/attention.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 // Attention without the matrix of scores, after Dao et al., "FlashAttention" (2022), with the online softmax
 // of Milakov and Gimelshein (2018). Scores are held transposed, [key][query]: a query is a lane, so that the
 // softmax needs no sums across lanes, and the same memory is the left operand of P · V, whose register tile
@@ -14,7 +18,7 @@ namespace {
 template <class T, class S>
 void packKeyBlock(const AttentionShape& s, const S* k, int64_t kRow, const S* v, int64_t vRow, int64_t count,
                   T* keys, T* values) {
-  packTransposed<T>(keys, kBlock, k, kRow, count, s.depth, kBlock, T(1));
+  packScored<T>(keys, k, kRow, count, s.depth, kBlock, T(1));
   packRows<T>(values, attentionPadded(s.valueDepth), v, vRow, count, s.valueDepth,
               attentionPadded(s.valueDepth));
 }
@@ -80,6 +84,30 @@ void maskBlock(T* scores, int64_t keys, int64_t laneCount, int64_t shift) {
     }
 }
 
+/// Key j is hidden from queries from j + shift on.
+template <class T>
+void maskBefore(T* scores, int64_t keys, int64_t laneCount, int64_t shift) {
+  constexpr int64_t width = Simd<T>::width;
+  for (int64_t j = 0; j < least(keys, laneCount - shift); j++)
+    for (int64_t q = most(0, j + shift) / width * width; q < laneCount; q += width) {
+      T* at = scores + j * kBlock + q;
+      store(at, lanes<T>(q - (j + shift)) < 0 ? load(at) : splat(T(-__builtin_inf())));
+    }
+}
+
+/// Keys are hidden from queries of other segments.
+template <class T>
+void maskSegments(T* scores, int64_t keys, int64_t laneCount, const SegmentLanes<T>& queries,
+                  const int32_t* keySegments) {
+  for (int64_t j = 0; j < keys; j++) {
+    const typename Simd<T>::Mask key = typename Simd<T>::Mask{} + keySegments[j];
+    for (int64_t q = 0; q < laneCount; q += Simd<T>::width) {
+      T* at = scores + j * kBlock + q;
+      store(at, queries.at(q) == key ? load(at) : splat(T(-__builtin_inf())));
+    }
+  }
+}
+
 template <class T, class S>
 void forwardBlock(const AttentionShape& s, const AttentionBlock& b) {
   const int64_t valueCols = attentionPadded(s.valueDepth), laneCount = attentionPadded(b.count);
@@ -91,19 +119,32 @@ void forwardBlock(const AttentionShape& s, const AttentionBlock& b) {
     state.highest[i] = T(-__builtin_inf());
     state.sum[i] = 0;
   }
-  packTransposed<T>(q, kBlock, static_cast<const S*>(b.q), b.qRow, b.count, s.depth, laneCount,
-                    static_cast<T>(s.scale * kLog2E));
+  const T scale = static_cast<T>(s.scale * kLog2E);
+  packScored<T>(q, static_cast<const S*>(b.q), b.qRow, b.count, s.depth, laneCount, scale);
 
   const int64_t seen = s.causal ? most(0, least(s.keys, b.first + b.count + s.offset)) : s.keys;
-  for (int64_t j0 = 0; j0 < seen; j0 += kBlock) {
+  const int64_t begin = s.window > 0 ? most(0, b.first + s.offset + 1 - s.window) / kBlock * kBlock : 0;
+  SegmentLanes<T> segments;
+  if (b.querySegments) segments.set(b.querySegments, b.count);
+  bool isFirst = true;
+  for (int64_t j0 = begin; j0 < seen; j0 += kBlock) {
+    bool mixed = false;
+    if (b.querySegments) {
+      const SegmentRange own(b.querySegments, b.count), other(b.keySegments + j0, least(kBlock, seen - j0));
+      if (own.isApart(other)) continue;
+      mixed = !own.isOne(other);
+    }
     const T* keys = static_cast<const T*>(b.keys) + j0 * s.depth;
     const T* values = static_cast<const T*>(b.values) + j0 * valueCols;
     const int64_t count = least(kBlock, seen - j0);
-    product<T, true, false>((count + 7) / 8 * 8, laneCount, s.depth, keys, kBlock, q, kBlock, scores, kBlock);
+    score<T, S>((count + 7) / 8 * 8, laneCount, s.depth, keys, q, scores, scale);
     const int64_t shift = j0 - b.first - s.offset;
     if (s.causal && count - 1 + shift > 0) maskBlock(scores, count, laneCount, shift);
+    if (s.window > 0 && shift + s.window < b.count) maskBefore(scores, count, laneCount, shift + s.window);
+    if (mixed) maskSegments(scores, count, laneCount, segments, b.keySegments + j0);
     softmaxBlock(scores, count, laneCount, state);
-    if (j0 == 0) {
+    if (isFirst) {
+      isFirst = false;
       product<T, true, false>(laneCount, valueCols, count, scores, kBlock, values, valueCols, out, valueCols);
       continue;
     }
@@ -120,7 +161,7 @@ void forwardBlock(const AttentionShape& s, const AttentionBlock& b) {
 
   S* to = static_cast<S*>(b.out);
   for (int64_t i = 0; i < b.count; i++) {
-    if (seen == 0 || state.sum[i] == 0) {
+    if (isFirst || state.sum[i] == 0) {
       __builtin_memset(static_cast<void*>(to + i * s.valueDepth), 0,
                        static_cast<size_t>(s.valueDepth) * sizeof(S));
       b.lse[i] = -__builtin_inff();

@@ -1,5 +1,9 @@
 #include "kernels/attention.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 // The gradient of attention, after Dao et al., "FlashAttention" (2022): the weights are computed again from
 // lse, block by block. With delta = rowsum(dout * out) - dlse:
 //   P = exp(scale q·k - lse), dS = P (dout·v - delta), dv = P^T dout, dk = scale dS^T q, dq = scale dS k.
@@ -44,8 +48,8 @@ void packQueries(const AttentionShape& s, const AttentionGradTask& t, int64_t he
   const float* lse = t.lse + head * s.queries + first;
   const float* dlse = t.dlse ? t.dlse + head * s.queries + first : nullptr;
   const int64_t cols = attentionPadded(s.depth), valueCols = attentionPadded(s.valueDepth);
-  packTransposed<T>(to.q, kBlock, q, t.qRow, count, s.depth, kBlock, static_cast<T>(s.scale * kLog2E));
-  packTransposed<T>(to.dout, kBlock, dout, t.doutRow, count, s.valueDepth, kBlock, T(1));
+  packScored<T>(to.q, q, t.qRow, count, s.depth, kBlock, static_cast<T>(s.scale * kLog2E));
+  packScored<T>(to.dout, dout, t.doutRow, count, s.valueDepth, kBlock, T(1));
   packRows<T>(to.rows, cols, q, t.qRow, count, s.depth, cols);
   packRows<T>(to.doutRows, valueCols, dout, t.doutRow, count, s.valueDepth, valueCols);
   __builtin_memset(to.rows + count * cols, 0, static_cast<size_t>((kBlock - count) * cols) * sizeof(T));
@@ -65,19 +69,31 @@ void packQueries(const AttentionShape& s, const AttentionGradTask& t, int64_t he
   }
 }
 
-/// Scores become weights, and the gradient of the weights (dp) that of the scores. Of query i, keys below i +
-/// visible are seen.
-template <class T, bool masked>
+/// Which keys j of a block a query i of another sees: low <= j - i < high, of its own segment.
+template <class T>
+struct Sight {
+  int64_t low, high;
+  const int32_t* querySegments = nullptr;  // null where segments need no look
+  SegmentLanes<T> keySegments;
+};
+
+/// Scores become weights, and the gradient of the weights (dp) that of the scores.
+template <class T, bool masked, bool segmented>
 void weighBlock(T* scores, T* dp, const QueryBlock<T>& block, int64_t queries, int64_t keys,
-                int64_t visible) {
+                const Sight<T>& sight) {
   constexpr int64_t width = Simd<T>::width;
   for (int64_t i = 0; i < queries; i++) {
     const Vec<T> lse = splat(block.lse[i]), delta = splat(block.delta[i]);
     T* row = scores + i * kBlock;
     T* dRow = dp + i * kBlock;
+    const typename Simd<T>::Mask own = typename Simd<T>::Mask{} + (segmented ? sight.querySegments[i] : 0);
     for (int64_t j = 0; j < keys; j += width) {
       Vec<T> p = exp2(load(row + j) - lse);
-      if (masked) p = lanes<T>(j - (i + visible)) < 0 ? p : Vec<T>{};
+      if (masked) {
+        p = lanes<T>(j - i - sight.high) < 0 ? p : Vec<T>{};
+        p = lanes<T>(j - i - sight.low) < 0 ? Vec<T>{} : p;
+      }
+      if (segmented) p = sight.keySegments.at(j) == own ? p : Vec<T>{};
       store(row + j, p);
       store(dRow + j, p * (load(dRow + j) - delta));
     }
@@ -109,18 +125,33 @@ int64_t keyBlocksOf(const AttentionShape& s, int64_t first, int64_t step) {
 }
 
 /// One block of queries against one of keys.
-template <class T>
-void gradBlock(const AttentionShape& s, const QueryBlock<T>& query, const KeyBlock<T>& key, int64_t first,
-               int64_t queries, int64_t firstKey, int64_t keys, T* dk, T* dv, T* dq) {
+template <class T, class S>
+void gradBlock(const AttentionShape& s, const AttentionGradTask& t, const QueryBlock<T>& query,
+               const KeyBlock<T>& key, int64_t first, int64_t queries, int64_t firstKey, int64_t keys, T* dk,
+               T* dv, T* dq) {
+  Sight<T> sight;
+  if (t.querySegments) {
+    const SegmentRange own(t.querySegments + first, queries), other(t.keySegments + firstKey, keys);
+    if (own.isApart(other)) return;
+    if (!own.isOne(other)) {
+      sight.querySegments = t.querySegments + first;
+      sight.keySegments.set(t.keySegments + firstKey, keys);
+    }
+  }
   const int64_t cols = attentionPadded(s.depth), valueCols = attentionPadded(s.valueDepth);
   const int64_t rows = (queries + 7) / 8 * 8, keyLanes = attentionPadded(keys), keyRows = (keys + 7) / 8 * 8;
-  product<T, true, false>(rows, keyLanes, s.depth, query.q, kBlock, key.k, kBlock, key.scores, kBlock);
-  product<T, true, false>(rows, keyLanes, s.valueDepth, query.dout, kBlock, key.v, kBlock, key.dp, kBlock);
-  const int64_t visible = first + s.offset + 1 - firstKey;
-  if (s.causal && visible < keys)
-    weighBlock<T, true>(key.scores, key.dp, query, rows, keyLanes, visible);
+  score<T, S>(rows, keyLanes, s.depth, query.q, key.k, key.scores, static_cast<T>(s.scale * kLog2E));
+  score<T, S>(rows, keyLanes, s.valueDepth, query.dout, key.v, key.dp, T(1));
+  // Bounds that no pair of the blocks reaches are drawn near, for lanes are numbered in few bits.
+  const int64_t end = first + s.offset + 1 - firstKey, far = 2 * kBlock;
+  sight.high = s.causal ? least(end, far) : far;
+  sight.low = s.window > 0 ? most(end - s.window, -far) : -far;
+  if (sight.querySegments)
+    weighBlock<T, true, true>(key.scores, key.dp, query, queries, keyLanes, sight);
+  else if (keys > sight.high || -queries < sight.low)
+    weighBlock<T, true, false>(key.scores, key.dp, query, rows, keyLanes, sight);
   else
-    weighBlock<T, false>(key.scores, key.dp, query, rows, keyLanes, visible);
+    weighBlock<T, false, false>(key.scores, key.dp, query, rows, keyLanes, sight);
   product<T, true, true>(keyRows, valueCols, rows, key.scores, kBlock, query.doutRows, valueCols, dv,
                          valueCols);
   product<T, true, true>(keyRows, cols, rows, key.dp, kBlock, query.rows, cols, dk, cols);
@@ -146,16 +177,18 @@ void gradTyped(const AttentionShape& s, const AttentionGradTask& t, const S*, T)
       const int64_t keys = least(kBlock, s.keys - j0);
       const S* k = static_cast<const S*>(t.k) + j0 * t.kRow;
       const S* v = static_cast<const S*>(t.v) + j0 * t.vRow;
-      packTransposed<T>(key.k, kBlock, k, t.kRow, keys, s.depth, kBlock, T(1));
-      packTransposed<T>(key.v, kBlock, v, t.vRow, keys, s.valueDepth, kBlock, T(1));
+      packScored<T>(key.k, k, t.kRow, keys, s.depth, kBlock, T(1));
+      packScored<T>(key.v, v, t.vRow, keys, s.valueDepth, kBlock, T(1));
       packRows<T>(key.rows, cols, k, t.kRow, keys, s.depth, cols);
       T* dk = tiles + (heads > 1 ? n : 0) * tile;
       T* dv = dk + kBlock * cols;
       if (h == 0) __builtin_memset(dk, 0, static_cast<size_t>(tile) * sizeof(T));
       const int64_t firstSeeing = s.causal ? most(0, j0 - s.offset) : 0;
-      for (int64_t i = firstSeeing / kBlock; i < queryBlocks; i++)
-        gradBlock(s, QueryBlock<T>(s, blocks, i), key, i * kBlock, least(kBlock, s.queries - i * kBlock), j0,
-                  keys, dk, dv, dqSums + h * dqHead + i * kBlock * cols);
+      const int64_t endSeeing = s.window > 0 ? most(0, j0 + keys - 1 + s.window - s.offset) : s.queries;
+      for (int64_t i = firstSeeing / kBlock; i < queryBlocks && i * kBlock < endSeeing; i++)
+        gradBlock<T, S>(s, t, QueryBlock<T>(s, blocks, i), key, i * kBlock,
+                        least(kBlock, s.queries - i * kBlock), j0, keys, dk, dv,
+                        dqSums + h * dqHead + i * kBlock * cols);
       if (h + 1 < heads) continue;
       S* dkTo = static_cast<S*>(t.dk) + j0 * s.depth;
       S* dvTo = static_cast<S*>(t.dv) + j0 * s.valueDepth;

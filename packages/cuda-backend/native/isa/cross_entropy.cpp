@@ -47,17 +47,17 @@ CrossEntropyTable::Sums reduce(const void* logits, int64_t width, bool wantTotal
   return {static_cast<double>(origin) + static_cast<double>(log_(sum)), static_cast<double>(total)};
 }
 
-template <class T>
+template <class T, class To = T>
 void gradient(const void* logits, void* to, int64_t width, int64_t target, double lse, double scale,
               double uniform, double peak) {
   using A = Accumulator<T>;
   const T* x = static_cast<const T*>(logits);
-  T* dx = static_cast<T*>(to);
+  To* dx = static_cast<To*>(to);
   const A shift = static_cast<A>(lse), factor = static_cast<A>(scale), less = static_cast<A>(uniform);
-  const A atTarget = factor * (exp_(load(x[target]) - shift) - less - static_cast<A>(peak));
+  const A atTarget = target < 0 ? 0 : factor * (exp_(load(x[target]) - shift) - less - static_cast<A>(peak));
 #pragma omp simd
   for (int64_t i = 0; i < width; ++i) store(dx + i, factor * (exp_(load(x[i]) - shift) - less));
-  store(dx + target, atTarget);
+  if (target >= 0) store(dx + target, atTarget);
 }
 
 }  // namespace
@@ -66,6 +66,7 @@ const CrossEntropyTable& crossEntropyTable() {
   static constexpr CrossEntropyTable table = {
       {reduce<float>, reduce<double>, reduce<BFloat16>, reduce<Float16>},
       {gradient<float>, gradient<double>, gradient<BFloat16>, gradient<Float16>},
+      {gradient<float>, gradient<double>, gradient<float, BFloat16>, gradient<float, Float16>},
   };
   return table;
 }

@@ -86,7 +86,7 @@ void randomTile(void* out, int64_t first, int64_t step, int64_t n, const RandomK
   uint64_t base = 0;
   bool any = false;
   for (int64_t i = 0; i < n;) {
-    const uint64_t element = static_cast<uint64_t>(first + i * step);
+    const uint64_t element = key.first + static_cast<uint64_t>(first + i * step);
     if (!any || element - base >= 4 * kLot) {
       base = element & ~uint64_t{3};
       any = true;

@@ -11,7 +11,8 @@ namespace lazuli {
 AttentionShape attentionShape(const KernelRequest& request) {
   static_assert(attr::attention::causal == attr::attention_grad::causal &&
                 attr::attention::offset == attr::attention_grad::offset &&
-                attr::attention::scale == attr::attention_grad::scale);
+                attr::attention::scale == attr::attention_grad::scale &&
+                attr::attention::window == attr::attention_grad::window);
   const Layout &q = request.operands[0], &k = request.operands[1], &v = request.operands[2];
   return {q.shape[0],
           q.shape[1],
@@ -22,12 +23,26 @@ AttentionShape attentionShape(const KernelRequest& request) {
           v.shape[3],
           request.node.flag(attr::attention::causal),
           request.node.integer(attr::attention::offset),
+          request.node.integer(attr::attention::window),
           request.node.number(attr::attention::scale),
           q.dtype};
 }
 
-int attentionShift(const std::vector<Layout>& operands) {
-  return operands.back().dtype == DType::i32 ? static_cast<int>(operands.size()) - 1 : -1;
+AttentionExtras attentionExtras(const std::vector<Layout>& operands, size_t fixed) {
+  AttentionExtras extras;
+  for (size_t i = fixed; i < operands.size(); i++) {
+    const size_t rank = operands[i].shape.size();
+    if (rank == 3) extras.dlse = static_cast<int>(i);
+    if (rank == 2 && extras.segments < 0) extras.segments = static_cast<int>(i);
+    if (rank == 0) extras.shift = static_cast<int>(i);
+  }
+  return extras;
+}
+
+const int32_t* attentionSegments(const AttentionExtras& extras, int of, const std::byte* const* reads,
+                                 int64_t batch, int64_t length) {
+  if (extras.segments < 0) return nullptr;
+  return reinterpret_cast<const int32_t*>(reads[extras.segments + of]) + batch * length;
 }
 
 AttentionShape shifted(const AttentionShape& shape, int shift, const std::byte* const* reads) {
@@ -41,21 +56,25 @@ AttentionShape shifted(const AttentionShape& shape, int shift, const std::byte* 
 
 double attentionFlops(const AttentionShape& s, double products) {
   double pairs = 0;  // (query, key) that see each other
-  if (s.causal)
-    for (int64_t i = 0; i < s.queries; i++)
-      pairs += static_cast<double>(std::clamp<int64_t>(i + s.offset + 1, 0, s.keys));
-  else
-    pairs = static_cast<double>(s.queries) * static_cast<double>(s.keys);
+  for (int64_t i = 0; i < s.queries; i++) {
+    const int64_t end = i + s.offset + 1;
+    const int64_t last = s.causal ? std::clamp<int64_t>(end, 0, s.keys) : s.keys;
+    const int64_t first = s.window > 0 ? std::clamp<int64_t>(end - s.window, 0, last) : 0;
+    pairs += static_cast<double>(last - first);
+  }
   return 2 * products * static_cast<double>(s.batch * s.heads) * pairs *
          static_cast<double>(s.depth + s.valueDepth) / 2;
 }
 
-std::string attentionLabel(const char* op, const AttentionShape& s) {
+std::string attentionLabel(const char* op, const AttentionShape& s, const AttentionExtras& extras) {
   std::string text =
       std::string(op) + " " + name(s.dtype) + " " + format({s.batch, s.heads, s.queries, s.depth});
   if (s.groups != s.heads) text += " groups " + std::to_string(s.groups);
   if (s.keys != s.queries) text += " keys " + std::to_string(s.keys);
-  return text + (s.causal ? " causal" : "");
+  if (s.causal) text += " causal";
+  if (s.window > 0) text += " window " + std::to_string(s.window);
+  if (extras.segments >= 0) text += " segments";
+  return text;
 }
 
 bool hasUnitRows(const Layout& layout) {
@@ -71,7 +90,7 @@ class Attention final : public Kernel {
         q_(request.operands[0]),
         k_(request.operands[1]),
         v_(request.operands[2]),
-        shift_(attentionShift(request.operands)),
+        extras_(attentionExtras(request.operands, 3)),
         item_(sizeBytes(s_.dtype)),
         shared_(s_.batch * s_.groups < 4 * threadCount() && threadCount() > 1) {
     const int64_t keys = attentionBlocks(s_.keys) * kAttentionBlock;
@@ -86,10 +105,11 @@ class Attention final : public Kernel {
     return static_cast<size_t>(packs_) * packedBytes_ + static_cast<size_t>(threadCount()) * blockBytes_;
   }
   const AttentionShape& shape() const { return s_; }
+  const AttentionExtras& extras() const { return extras_; }
 
   void run(const KernelArgs& args) const override {
     if (s_.batch * s_.heads * s_.queries == 0) return;
-    const AttentionShape s = shifted(s_, shift_, args.reads);
+    const AttentionShape s = shifted(s_, extras_.shift, args.reads);
     std::byte* blocks = args.scratch + static_cast<size_t>(packs_) * packedBytes_;
     const int64_t queryBlocks = attentionBlocks(s_.queries);
     if (!shared_) {
@@ -136,15 +156,18 @@ class Attention final : public Kernel {
   void block(const AttentionShape& s, const KernelArgs& args, int64_t batch, int64_t head, int64_t queryBlock,
              const std::byte* packed, std::byte* scratch) const {
     const int64_t first = queryBlock * kAttentionBlock, row = (batch * s_.heads + head) * s_.queries + first;
-    attention().forward(s, {q_.at(args.reads[0], batch, head, first), q_.rowStride, first,
-                            std::min(kAttentionBlock, s_.queries - first), packed, packed + keyBytes_,
-                            args.writes[0] + static_cast<size_t>(row * s_.valueDepth) * item_,
-                            reinterpret_cast<float*>(args.writes[1]) + row, scratch});
+    const int32_t* segments = attentionSegments(extras_, 0, args.reads, batch, s_.queries);
+    attention().forward(
+        s, {q_.at(args.reads[0], batch, head, first), q_.rowStride, first,
+            std::min(kAttentionBlock, s_.queries - first), packed, packed + keyBytes_,
+            segments ? segments + first : nullptr, attentionSegments(extras_, 1, args.reads, batch, s_.keys),
+            args.writes[0] + static_cast<size_t>(row * s_.valueDepth) * item_,
+            reinterpret_cast<float*>(args.writes[1]) + row, scratch});
   }
 
   AttentionShape s_;
   AttentionOperand q_, k_, v_;
-  int shift_;
+  AttentionExtras extras_;
   size_t item_;
   bool shared_;  // packed keys and values lie by (batch, group), not by thread
   size_t keyBytes_ = 0, packedBytes_ = 0, blockBytes_ = 0;
@@ -154,14 +177,16 @@ class Attention final : public Kernel {
 MadeKernel make(const KernelRequest& request) {
   auto kernel = std::make_unique<Attention>(request);
   MadeKernel made;
-  made.label = attentionLabel("attention", kernel->shape());
+  made.label = attentionLabel("attention", kernel->shape(), kernel->extras());
   made.scratchBytes = kernel->scratchBytes();
   made.flops = attentionFlops(kernel->shape(), 2);
   made.kernel = std::move(kernel);
   return made;
 }
 
-bool accepts(const Node&, size_t, const Layout& layout) { return hasUnitRows(layout); }
+bool accepts(const Node&, size_t index, const Layout& layout) {
+  return index < 3 ? hasUnitRows(layout) : layout.isDense();
+}
 
 }  // namespace
 

@@ -17,6 +17,7 @@ struct AttentionShape {
   int64_t depth, valueDepth;  // of a head's q and k, and of its v
   bool causal;
   int64_t offset;
+  int64_t window;  // keys that a query sees, up to its own position; 0: all
   double scale;
   DType dtype;
 };
@@ -32,6 +33,8 @@ struct AttentionBlock {
   int64_t first, count;  // queries
   const void* keys;
   const void* values;
+  // Of the block's queries and of all keys, which see each other where these are equal; null: all do.
+  const int32_t *querySegments, *keySegments;
   void* out;  // [count][valueDepth]
   float* lse;
   std::byte* scratch;  // AttentionTable::forwardScratch
@@ -42,10 +45,11 @@ struct AttentionBlock {
 struct AttentionGradTask {
   const void *q, *k, *v, *out, *dout;  // of the group's first head
   int64_t qRow, kRow, vRow, outRow, doutRow;
-  int64_t qHead, outHead, doutHead;  // from head to head
-  const float *lse, *dlse;           // [group's heads][queries]; dlse may be null
-  void *dk, *dv;                     // [keys][depth], [keys][valueDepth]
-  void* dq;                          // work type, [group's heads][queries][depth padded]
+  int64_t qHead, outHead, doutHead;            // from head to head
+  const float *lse, *dlse;                     // [group's heads][queries]; dlse may be null
+  const int32_t *querySegments, *keySegments;  // [queries], [keys]; null where there are none
+  void *dk, *dv;                               // [keys][depth], [keys][valueDepth]
+  void* dq;                                    // work type, [group's heads][queries][depth padded]
   int64_t firstKeyBlock, keyStep;
   std::byte* scratch;  // AttentionTable::gradScratch
 };

@@ -7,8 +7,8 @@
 namespace lazuli {
 namespace {
 
-// q, k, v, out, lse, dout, and where given dlse and the shift
-constexpr size_t kLse = 4, kDlse = 6;
+// q, k, v, out, lse, dout, and those that need not be given
+constexpr size_t kLse = 4, kExtras = 6;
 
 /// Each of the `parts_` tasks of a (batch, group) sums its own dq, which are added at the end: more parts
 /// than one where there are too few pairs for the threads, and no more than this, for memory.
@@ -23,8 +23,7 @@ class AttentionGrad final : public Kernel {
         v_(request.operands[2]),
         out_(request.operands[3]),
         dout_(request.operands[5]),
-        shift_(attentionShift(request.operands)),
-        hasDlse_(request.operands.size() > kDlse && request.operands[kDlse].dtype != DType::i32),
+        extras_(attentionExtras(request.operands, kExtras)),
         item_(sizeBytes(s_.dtype)) {
     const int64_t pairs = std::max<int64_t>(1, s_.batch * s_.groups), threads = threadCount();
     if (pairs < 4 * threads && threads > 1)
@@ -42,9 +41,10 @@ class AttentionGrad final : public Kernel {
     return static_cast<size_t>(sums_) * sumBytes_ + static_cast<size_t>(threadCount()) * taskBytes_;
   }
   const AttentionShape& shape() const { return s_; }
+  const AttentionExtras& extras() const { return extras_; }
 
   void run(const KernelArgs& args) const override {
-    const AttentionShape s = shifted(s_, shift_, args.reads);
+    const AttentionShape s = shifted(s_, extras_.shift, args.reads);
     const int64_t pairs = s_.batch * s_.groups;
     parallelTasks(pairs * parts_, threadCount(), [&](int64_t task, int thread) {
       std::byte* scratch =
@@ -70,7 +70,7 @@ class AttentionGrad final : public Kernel {
             std::byte* scratch) const {
     const int64_t batch = pair / s_.groups, group = pair % s_.groups, head = group * (s_.heads / s_.groups);
     const int64_t row = (batch * s_.heads + head) * s_.queries, key = pair * s_.keys;
-    const auto lse = [&](size_t index) { return reinterpret_cast<const float*>(args.reads[index]) + row; };
+    const auto rows = [&](size_t index) { return reinterpret_cast<const float*>(args.reads[index]) + row; };
     AttentionGradTask t;
     t.q = q_.at(args.reads[0], batch, head);
     t.k = k_.at(args.reads[1], batch, group);
@@ -85,8 +85,10 @@ class AttentionGrad final : public Kernel {
     t.qHead = q_.headStride;
     t.outHead = out_.headStride;
     t.doutHead = dout_.headStride;
-    t.lse = lse(kLse);
-    t.dlse = hasDlse_ ? lse(kDlse) : nullptr;
+    t.lse = rows(kLse);
+    t.dlse = extras_.dlse >= 0 ? rows(static_cast<size_t>(extras_.dlse)) : nullptr;
+    t.querySegments = attentionSegments(extras_, 0, args.reads, batch, s_.queries);
+    t.keySegments = attentionSegments(extras_, 1, args.reads, batch, s_.keys);
     t.dk = args.writes[1] + static_cast<size_t>(key * s_.depth) * item_;
     t.dv = args.writes[2] + static_cast<size_t>(key * s_.valueDepth) * item_;
     t.dq = sums;
@@ -108,8 +110,7 @@ class AttentionGrad final : public Kernel {
 
   AttentionShape s_;
   AttentionOperand q_, k_, v_, out_, dout_;
-  int shift_;
-  bool hasDlse_;
+  AttentionExtras extras_;
   size_t item_;
   int64_t parts_ = 1, sums_ = 0, headItems_ = 0, partItems_ = 0;
   bool shared_ = false;  // dq's sums lie by task, not by thread
@@ -119,7 +120,7 @@ class AttentionGrad final : public Kernel {
 MadeKernel make(const KernelRequest& request) {
   auto kernel = std::make_unique<AttentionGrad>(request);
   MadeKernel made;
-  made.label = attentionLabel("attention_grad", kernel->shape());
+  made.label = attentionLabel("attention_grad", kernel->shape(), kernel->extras());
   made.scratchBytes = kernel->scratchBytes();
   made.flops = attentionFlops(kernel->shape(), 5);
   made.kernel = std::move(kernel);
@@ -127,7 +128,7 @@ MadeKernel make(const KernelRequest& request) {
 }
 
 bool accepts(const Node&, size_t index, const Layout& layout) {
-  return index == kLse || index >= kDlse ? layout.isDense() : hasUnitRows(layout);
+  return index == kLse || index >= kExtras ? layout.isDense() : hasUnitRows(layout);
 }
 
 }  // namespace

@@ -28,9 +28,17 @@ struct AttentionOperand {
 /// The attributes of attention and attention_grad stand in one order.
 AttentionShape attentionShape(const KernelRequest& request);
 
-/// The operand that is added to the offset when the kernel runs: an int32 scalar, the last. -1 where there is
-/// none.
-int attentionShift(const std::vector<Layout>& operands);
+/// Positions of the operands that need not be there; -1 where one is not.
+struct AttentionExtras {
+  int dlse = -1;      // float32 [B, H, T]
+  int segments = -1;  // int32 [B, T], and after it those of the keys, [B, S]
+  int shift = -1;     // an int32 scalar, added to the offset when the kernel runs
+};
+AttentionExtras attentionExtras(const std::vector<Layout>& operands, size_t fixed);
+
+/// A batch row of the segments of queries (`of` 0) or keys (1); null where there are none.
+const int32_t* attentionSegments(const AttentionExtras& extras, int of, const std::byte* const* reads,
+                                 int64_t batch, int64_t length);
 
 /// The shape with the offset of one run.
 AttentionShape shifted(const AttentionShape& shape, int shift, const std::byte* const* reads);
@@ -38,7 +46,7 @@ AttentionShape shifted(const AttentionShape& shape, int shift, const std::byte* 
 /// Multiply-adds count two; as if the shift were 0; `products` matrix products of queries x keys x depth.
 double attentionFlops(const AttentionShape& shape, double products);
 
-std::string attentionLabel(const char* op, const AttentionShape& shape);
+std::string attentionLabel(const char* op, const AttentionShape& shape, const AttentionExtras& extras);
 
 /// A row of the last dim is read as it lies where its elements are neighbours.
 bool hasUnitRows(const Layout& layout);

@@ -59,6 +59,7 @@ MadeKernel madeOf(const Site& site, Run run) {
     made.inPlace = {{0, 0}};
     return made;
   }
+  made.communicates = true;
   made.kernel = kernelOf([site, run](const KernelArgs& args) {
     if (!args.communicator) throw CollectiveError(site.label + ": there are no other devices");
     const Group group = site.group(args);
@@ -184,11 +185,23 @@ MadeKernel makeAxisIndex(const KernelRequest& request) {
   return made;
 }
 
+/// The first operand, in its own memory where nothing reads it later: of collective_done where the collective
+/// put it, of a barrier where it was.
+MadeKernel makeSame(const KernelRequest& request) {
+  MadeKernel made;
+  made.label = label(info(request.node.op).name, request.operands[0]);
+  made.kernel = kernelOf([bytes = request.results[0].bytes()](const KernelArgs& args) {
+    if (args.writes[0] != args.reads[0] && bytes > 0) std::memcpy(args.writes[0], args.reads[0], bytes);
+  });
+  made.inPlace = {{0, 0}};
+  return made;
+}
+
 }  // namespace
 
 const KernelEntry allReduceEntry = {makeAllReduce}, allGatherEntry = {makeAllGather},
                   reduceScatterEntry = {makeReduceScatter}, allToAllEntry = {makeAllToAll},
                   collectivePermuteEntry = {makePermute}, shardSliceEntry = {makeShardSlice},
-                  axisIndexEntry = {makeAxisIndex};
+                  axisIndexEntry = {makeAxisIndex}, collectiveDoneEntry = {makeSame}, barrierEntry = {makeSame};
 
 }  // namespace lazuli

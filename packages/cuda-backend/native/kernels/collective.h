@@ -5,6 +5,6 @@
 namespace lazuli {
 
 extern const KernelEntry allReduceEntry, allGatherEntry, reduceScatterEntry, allToAllEntry,
-    collectivePermuteEntry, shardSliceEntry, axisIndexEntry;
+    collectivePermuteEntry, shardSliceEntry, axisIndexEntry, collectiveDoneEntry, barrierEntry;
 
 }  // namespace lazuli

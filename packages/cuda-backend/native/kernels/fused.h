@@ -29,6 +29,8 @@ struct FusedSpec {
     std::vector<PadWindow> pad;            // by dim of space; empty: none
     uint32_t read = 0;                     // the buffer; of uniform and normal, that of the key
     int64_t keyOffset = 0, keyStride = 1;  // where the key's two int64 lie
+    int first = -1;  // uniform and normal of a part: the buffer of the element number its own start from
+    int64_t firstOffset = 0;
     uint64_t stream = 0;
 
     /// Whether `layout` says what it is made from.

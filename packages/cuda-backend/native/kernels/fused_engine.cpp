@@ -60,6 +60,9 @@ TileEngine::TileEngine(const FusedPlan& plan, const KernelArgs& args)
         for (int i = 0; i < 2; i++)
           keys_[step.value].words[i] = static_cast<uint32_t>(words[i] ^ words[i] >> 32);
         keys_[step.value].stream = value.stream;
+        keys_[step.value].first = 0;
+        if (value.first >= 0)
+          std::memcpy(&keys_[step.value].first, args.reads[value.first] + value.firstOffset * 8, 8);
       }
     }
   };

@@ -187,7 +187,10 @@ class Emitter {
       std::map<uint32_t, int> reads;
       for (size_t i = 0; i < spec.values.size(); i++) {
         const Value& value = spec.values[i];
-        if (value.kind == Kind::uniform || value.kind == Kind::normal) reads[value.read] += 2;
+        if (value.kind == Kind::uniform || value.kind == Kind::normal) {
+          reads[value.read] += 2;
+          if (value.first >= 0) reads[static_cast<uint32_t>(value.first)] += 2;
+        }
         if (value.kind == Kind::load) reads[value.read]++;
       }
       for (size_t i = 0; i < spec.values.size(); i++) {

@@ -69,7 +69,9 @@ class Text {
     using Kind = FusedSpec::Value::Kind;
     const auto& value = spec_.values[index];
     if (named_[index]) return numbered("t", static_cast<size_t>(index));
-    const std::string key = numbered("(in", value.read) + ")";
+    std::string key = numbered("(in", value.read);
+    if (value.first >= 0) key += numbered(", from in", static_cast<size_t>(value.first));
+    key += ")";
     switch (value.kind) {
       case Kind::constant:
         return number(value);

@@ -5,6 +5,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/cumsum.h"
 #include "kernels/index.h"
+#include "kernels/linear_cross_entropy.h"
 #include "kernels/norm.h"
 #include "kernels/rope.h"
 #include "kernels/softmax.h"
@@ -28,6 +29,10 @@ const KernelEntry* findKernel(Op op) {
       return &attentionGradEntry;
     case Op::axis_index:
       return &axisIndexEntry;
+    case Op::barrier:
+      return &barrierEntry;
+    case Op::collective_done:
+      return &collectiveDoneEntry;
     case Op::collective_permute:
       return &collectivePermuteEntry;
     case Op::cross_entropy:
@@ -46,6 +51,10 @@ const KernelEntry* findKernel(Op op) {
       return &layerNormEntry;
     case Op::layer_norm_grad:
       return &layerNormGradEntry;
+    case Op::linear_cross_entropy:
+      return &linearCrossEntropyEntry;
+    case Op::linear_cross_entropy_grad:
+      return &linearCrossEntropyGradEntry;
     case Op::log_softmax:
       return &logSoftmaxEntry;
     case Op::log_softmax_grad:

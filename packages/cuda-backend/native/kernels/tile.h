@@ -91,6 +91,7 @@ inline constexpr int64_t kFlushRows = 64;
 struct RandomKey {
   uint32_t words[2];
   uint64_t stream;
+  uint64_t first;  // the number of element 0
 };
 
 struct TileTable {
@@ -108,7 +109,7 @@ struct TileTable {
                               int64_t rows, int64_t columns);
   /// int64 first + i * step
   void (*index)(void* out, int64_t first, int64_t step, int64_t n);
-  /// float32 random values of elements first + i * step (docs/ir.md)
+  /// float32 random values of elements key.first + first + i * step (docs/ir.md)
   void (*uniform)(void* out, int64_t first, int64_t step, int64_t n, const RandomKey& key);
   void (*normal)(void* out, int64_t first, int64_t step, int64_t n, const RandomKey& key);
   ReduceTable reduce[kReduceKinds][kLanes];

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <random>
@@ -106,12 +107,14 @@ struct Case {
   Order order = Order::dense;
   bool dlse = false;
   std::optional<int32_t> shift;  // an operand that adds to the offset
+  int64_t window = 0;
+  std::function<int32_t(int64_t)> segment;  // of a query or key; none: no segments
 };
 
 std::vector<std::vector<std::byte>> runKernel(const KernelEntry& entry, Op op, const Case& c,
                                               const std::vector<const Array*>& inputs,
                                               const std::vector<TensorType>& results) {
-  Node node{op, {}, {}, {int64_t{c.causal}, c.offset, c.scale}};
+  Node node{op, {}, {}, {int64_t{c.causal}, c.offset, c.scale, c.window}};
   KernelRequest request{node, {}, results};
   std::vector<const std::byte*> reads;
   for (size_t i = 0; i < inputs.size(); i++) {
@@ -149,8 +152,22 @@ void check(const Case& c, uint32_t seed = 1) {
   Array shift{Layout::dense({DType::i32, {}}), std::vector<std::byte>(4)};
   const int32_t by = c.shift.value_or(0);
   std::memcpy(shift.data.data(), &by, sizeof by);
+  const auto segmentsOf = [&](int64_t length) {
+    Array array{Layout::dense({DType::i32, {c.batch, length}}),
+                std::vector<std::byte>(at(c.batch * length) * 4)};
+    for (int64_t i = 0; c.segment && i < c.batch * length; i++) {
+      const int32_t segment = c.segment(i % length) + static_cast<int32_t>(i / length);
+      std::memcpy(array.data.data() + i * 4, &segment, sizeof segment);
+    }
+    return array;
+  };
+  const Array querySegments = segmentsOf(c.queries), keySegments = segmentsOf(c.keys);
+  const auto addExtras = [&](std::vector<const Array*>& to) {
+    if (c.segment) to.insert(to.end(), {&querySegments, &keySegments});
+    if (c.shift) to.push_back(&shift);
+  };
   std::vector<const Array*> operands{&q, &k, &v};
-  if (c.shift) operands.push_back(&shift);
+  addExtras(operands);
   const auto forward =
       runKernel(attentionEntry, Op::attention, c, operands, {{c.dtype, outShape}, {DType::f32, lseShape}});
   const double unit = c.dtype == DType::bf16  ? 1e-2
@@ -169,7 +186,11 @@ void check(const Case& c, uint32_t seed = 1) {
       for (int64_t i = 0; i < c.queries; i++) {
         const int64_t g = h / (c.heads / c.groups), row = (b * c.heads + h) * c.queries + i;
         std::vector<double> p(at(c.keys));
-        const auto seen = [&](int64_t j) { return !c.causal || j <= i + c.offset + by; };
+        const auto seen = [&](int64_t j) {
+          const int64_t position = i + c.offset + by;
+          return (!c.causal || j <= position) && (c.window == 0 || j > position - c.window) &&
+                 (!c.segment || c.segment(i) == c.segment(j));
+        };
         double top = -INFINITY, sum = 0;
         for (int64_t j = 0; j < c.keys; j++) {
           for (int64_t d = 0; d < c.depth; d++) p[at(j)] += q(b, h, i, d) * k(b, g, j, d);
@@ -209,7 +230,7 @@ void check(const Case& c, uint32_t seed = 1) {
       }
   std::vector<const Array*> inputs{&q, &k, &v, &out, &lse, &dout};
   if (c.dlse) inputs.push_back(&dlse);
-  if (c.shift) inputs.push_back(&shift);
+  addExtras(inputs);
   const auto grads = runKernel(attentionGradEntry, Op::attention_grad, c, inputs,
                                {{c.dtype, qShape}, {c.dtype, kShape}, {c.dtype, vShape}});
   const std::vector<double>* wants[] = {&dq, &dk, &dv};
@@ -225,6 +246,37 @@ void check(const Case& c, uint32_t seed = 1) {
       ASSERT_NEAR(get(c.dtype, grads[g].data(), static_cast<int64_t>(i)), (*wants[g])[i], gradUnit * scale)
           << names[g] << " at " << i;
   }
+}
+
+TEST(Attention, Windows) {
+  for (int64_t window : {1, 5, 64, 70, 129, 500})
+    for (int64_t offset : {-70, 0, 66})
+      for (bool causal : {false, true}) {
+        Case c;
+        c.heads = 2, c.queries = 150, c.keys = 200, c.depth = 20, c.valueDepth = 9;
+        c.causal = causal, c.window = window, c.offset = offset, c.dlse = window == 5;
+        c.dtype = offset == 0 ? DType::f64 : DType::f32;
+        check(c);
+      }
+}
+
+TEST(Attention, Segments) {
+  const std::function<int32_t(int64_t)> orders[] = {
+      [](int64_t i) { return static_cast<int32_t>(i / 70); },               // runs that end inside of blocks
+      [](int64_t i) { return static_cast<int32_t>(i / 64); },               // and with them
+      [](int64_t i) { return static_cast<int32_t>(i * 7 % 3); },            // in no order
+      [](int64_t i) { return (1 << 24) + static_cast<int32_t>(i / 100); },  // alike in float32
+      [](int64_t i) { return i < 100 ? -1 : 1000 + static_cast<int32_t>(i); },
+  };
+  for (const auto& segment : orders)
+    for (bool causal : {false, true})
+      for (DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+        Case c;
+        c.batch = 2, c.heads = 2, c.groups = 1, c.queries = 140, c.keys = 200, c.depth = 24, c.valueDepth = 8;
+        c.causal = causal, c.segment = segment, c.dtype = dtype, c.dlse = causal;
+        if (causal) c.window = 90, c.shift = 3;
+        check(c);
+      }
 }
 
 TEST(Attention, Lengths) {

@@ -45,7 +45,11 @@ class ProgramBuilder {
     return node(Op::iota, {}, {dtype, shape}, {dim, shape, code(dtype)});
   }
   ValueId random(Op op, ValueId key, int64_t stream, DType dtype, Dims shape) {
-    return node(op, {key}, {dtype, shape}, {stream, shape, code(dtype)});
+    return node(op, {key}, {dtype, shape}, {stream, shape, shape, code(dtype)});
+  }
+  /// The part of `whole` that begins at element `first`, an int64 scalar.
+  ValueId randomPart(Op op, ValueId key, ValueId first, int64_t stream, DType dtype, Dims shape, Dims whole) {
+    return node(op, {key, first}, {dtype, shape}, {stream, shape, whole, code(dtype)});
   }
   ValueId constant(const Array& array) {
     const auto* data = reinterpret_cast<const uint8_t*>(array.bytes.data());

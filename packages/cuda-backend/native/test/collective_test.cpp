@@ -163,6 +163,17 @@ TEST(Collective, GroupsNumberTheirMembersRowMajor) {
   EXPECT_EQ(groupOf(mesh, Dims{}, 5).devices, (std::vector<int>{5}));
 }
 
+TEST(Collective, GroupsFollowTheOrderOfDevices) {
+  const Dims mesh = {2, 3, 0, 5, 0, 3, 1, 4, 2};  // rows 5 0 3 and 1 4 2
+  EXPECT_EQ(groupOf(mesh, Dims{1}, 0).devices, (std::vector<int>{5, 0, 3}));
+  EXPECT_EQ(groupOf(mesh, Dims{1}, 0).self, 1u);
+  EXPECT_EQ(groupOf(mesh, Dims{0}, 2).devices, (std::vector<int>{3, 2}));
+  EXPECT_EQ(groupOf(mesh, Dims{0}, 2).self, 1u);
+  EXPECT_EQ(groupOf(mesh, Dims{1, 0}, 4).devices, (std::vector<int>{5, 1, 0, 4, 3, 2}));
+  EXPECT_EQ(groupOf(mesh, Dims{1, 0}, 4).self, 3u);
+  EXPECT_EQ(groupOf(mesh, Dims{}, 4).devices, (std::vector<int>{4}));
+}
+
 TEST(Collective, AllReduceOfEveryKindAndDType) {
   for (int64_t devices : {2, 3, 4, 8}) {
     for (DType dtype : kDTypesAll) {

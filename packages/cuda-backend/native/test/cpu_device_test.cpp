@@ -252,6 +252,28 @@ TEST_F(CpuDeviceTest, AFailedRunMarksItsOutputs) {
   EXPECT_EQ(read(3), (Floats{5, 5}));
 }
 
+TEST_F(CpuDeviceTest, AnOutputMayTakeTheNumberOfADonatedInput) {
+  ExecutableId neg = compile(sumThen(Op::neg, 2, true)), log = compile(sumThen(Op::log, 2, true));
+  upload(1, {1, 2});
+  upload(2, {3, 4});
+  EXPECT_EQ(run(neg, {1, 2}, {1}).error, "");
+  EXPECT_EQ(read(1), (Floats{-4, -6}));
+  EXPECT_EQ(run(neg, {1, 2}, {1}).error, "");
+  EXPECT_EQ(read(1), (Floats{1, 2}));
+  EXPECT_EQ(device->stats().liveBytes, 16u);
+  EXPECT_THROW(run(neg, {1, 2}, {2}), std::invalid_argument);  // not donated
+  RunResult failed = run(log, {1, 2}, {1});
+  EXPECT_EQ(failed.error, "");
+  upload(3, {-100, 0});
+  failed = run(log, {1, 3}, {1});
+  EXPECT_NE(failed.error, "");
+  Floats values(2);
+  EXPECT_EQ(download(1, values), failed.error);
+  EXPECT_EQ(run(neg, {1, 2}, {1}).error, failed.error);
+  device->free(std::vector<BufferId>{1});
+  EXPECT_EQ(device->stats().liveBytes, 16u);
+}
+
 TEST_F(CpuDeviceTest, RefusesWrongRequestsBeforeTheyChangeAnything) {
   ExecutableId executable = compile(sumThen(Op::neg, 2, true));
   upload(1, {1, 2});

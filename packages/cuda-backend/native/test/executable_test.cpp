@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <random>
 
 #include "lowered_writer.h"
+#include "schedule.h"
 
 namespace lazuli::test {
 namespace {
@@ -45,11 +47,25 @@ bool holds(ValueId value, const std::byte* data, size_t bytes) {
   return true;
 }
 
+/// Of kernels that move nothing: only whether the device waits is asked of it.
+class NoOthers final : public Communicator {
+ public:
+  int device() const override { return 0; }
+  void exchange(const Meeting&, const std::byte*, std::byte*, const Exchange&) override {}
+  void reduceScatter(const Meeting&, const std::byte*, std::byte*, const Exchange&, Reduction) override {}
+  void allReduce(const Meeting&, const std::byte*, std::byte*, size_t, Reduction) override {}
+  void permute(const Meeting&, const std::byte*, std::byte*, size_t, int64_t,
+               std::span<const int64_t>) override {}
+};
+
 /// A program of random shape whose kernels check that what they read is what was written, whatever shares
-/// memory.
+/// memory. With collectives that are only started, which read and write as soon as they can, or not before
+/// the device waits for them.
 class RandomProgram {
  public:
-  explicit RandomProgram(uint32_t seed) : random_(seed) {
+  enum class Starts : uint8_t { none, early, late };
+
+  explicit RandomProgram(uint32_t seed, Starts starts = Starts::none) : random_(seed), starts_(starts) {
     size_t inputs = 1 + below(5);
     for (size_t i = 0; i < inputs; i++) w_.input(size(), below(2) == 0);
     for (size_t i = 0; i < below(3); i++) {
@@ -59,9 +75,26 @@ class RandomProgram {
       w_.lowered.constants.back().second = data;
     }
     size_t steps = 1 + below(30);
-    for (size_t i = 0; i < steps; i++) addStep();
+    for (size_t i = 0; i < steps; i++) {
+      addStep();
+      if (starts_ == Starts::none) continue;
+      if (below(3) == 0) addStart();
+      while (!started_.empty() && below(4) == 0) addDone();
+      if (below(8) == 0) w_.lowered.steps.back().made.communicates = true;
+    }
+    while (!started_.empty()) addDone();
     size_t outputs = 1 + below(4);
-    for (size_t i = 0; i < outputs; i++) w_.output(static_cast<ValueId>(below(values())));
+    for (size_t i = 0; i < outputs; i++) w_.output(readable(values()));
+  }
+
+  /// The steps that start collectives and wait for them, as they were made or as they are scheduled.
+  std::vector<int64_t> transfers(bool scheduled) {
+    if (scheduled) schedule(w_.lowered, w_.donated);
+    std::vector<int64_t> nodes;
+    for (const Step& step : w_.lowered.steps) {
+      if (step.transfer != Transfer::none) nodes.push_back(step.node);
+    }
+    return nodes;
   }
 
   /// Runs twice, as a step does again and again, and gives what was wrong.
@@ -88,7 +121,8 @@ class RandomProgram {
           return "an input that is not donated was taken";
         out.push_back(taken >= 0 ? in[static_cast<size_t>(taken)] : fresh[o].data());
       }
-      executable.run({in, out, arena.data()}, clock, nullptr, kGoOn);
+      executable.run({in, out, arena.data()}, clock, nullptr, kGoOn, &communicator_, &queue_);
+      queue_.end();
       for (size_t o = 0; o < outputs.size(); o++) {
         if (!holds(outputs[o], out[o], sizes_[outputs[o]]))
           return "output " + std::to_string(o) + " is wrong";
@@ -119,8 +153,7 @@ class RandomProgram {
     size_t before = values(), readCount = below(4), writeCount = 1 + below(2);
     for (size_t i = 0; i < readCount; i++) {
       // Mostly of late, so that values die.
-      size_t window = below(4) == 0 ? before : std::min<size_t>(before, 6);
-      reads.push_back(static_cast<ValueId>(before - 1 - below(window)));
+      reads.push_back(readable(below(4) == 0 ? before : std::min<size_t>(before, 6)));
     }
     for (size_t i = 0; i < writeCount; i++) {
       bool alike = !reads.empty() && below(2) == 0;
@@ -134,6 +167,42 @@ class RandomProgram {
       check(reads, writes, scratchBytes, args);
     };
     w_.step(reads, writes, inPlace, body).made.scratchBytes = scratchBytes;
+  }
+
+  /// One of the last values, that no collective has yet to bring.
+  ValueId readable(size_t window) {
+    ValueId value = static_cast<ValueId>(values() - 1 - below(window));
+    while (isStarted_[value]) value--;  // inputs are always there
+    return value;
+  }
+
+  void addStart() {
+    const ValueId source = readable(std::min<size_t>(values(), 6));
+    const ValueId value = w_.value(below(2) == 0 ? w_.lowered.values[source].bytes() : size());
+    LoweredWriter::InPlace inPlace;
+    if (below(2) == 0) inPlace.push_back({0, 0});
+    Step& step = w_.step({source}, {value}, inPlace, [this, source, value](const KernelArgs& args) {
+      while (starts_ == Starts::late && !communicator_.isAwaited()) std::this_thread::yield();
+      check({source}, {value}, 0, args);
+    });
+    step.made.communicates = true;
+    step.transfer = Transfer::start;
+    step.bucket = static_cast<int64_t>(below(3)) - 1;
+    isStarted_[value] = true;
+    started_.push_back({source, value});
+  }
+
+  void addDone() {
+    const size_t which = below(started_.size());
+    const auto [source, value] = started_[which];
+    started_.erase(started_.begin() + static_cast<ptrdiff_t>(which));
+    const ValueId there = w_.value(w_.lowered.values[value].bytes());
+    const auto body = [this, value = value, there](const KernelArgs& args) {
+      if (args.reads[0] != args.writes[0]) failure_ = "what was started moves at its end";
+      if (!holds(value, args.reads[0], sizes_[value])) failure_ = "a collective's value was overwritten";
+      fill(there, args.writes[0], sizes_[there]);
+    };
+    w_.step({value, source}, {there}, {{0, 0}}, body).transfer = Transfer::done;
   }
 
   void check(const std::vector<ValueId>& reads, const std::vector<ValueId>& writes, size_t scratchBytes,
@@ -152,13 +221,33 @@ class RandomProgram {
   }
 
   std::mt19937 random_;
+  const Starts starts_;
   LoweredWriter w_;
+  std::map<ValueId, bool> isStarted_;
+  std::vector<std::pair<ValueId, ValueId>> started_;  // source and value
+  NoOthers communicator_;
+  CollectiveQueue queue_{communicator_};
   std::vector<size_t> sizes_;  // by value; the lowering itself goes to the executable
   std::string failure_;
 };
 
 TEST(Executable, RandomProgramsReadWhatTheyWrote) {
   for (uint32_t seed = 0; seed < 2000; seed++) ASSERT_EQ(RandomProgram(seed).run(), "") << "seed " << seed;
+}
+
+TEST(Executable, WhatACollectiveReadsAndWritesIsItsOwnUntilItIsWaitedFor) {
+  for (auto starts : {RandomProgram::Starts::late, RandomProgram::Starts::early}) {
+    for (uint32_t seed = 0; seed < 1000; seed++)
+      ASSERT_EQ(RandomProgram(seed, starts).run(), "") << "seed " << seed;
+  }
+}
+
+TEST(Executable, KeepsTheOrderOfStartsAndWaits) {
+  for (uint32_t seed = 0; seed < 1000; seed++) {
+    RandomProgram program(seed, RandomProgram::Starts::early);
+    const std::vector<int64_t> given = program.transfers(false);
+    ASSERT_EQ(program.transfers(true), given) << "seed " << seed;
+  }
 }
 
 TEST(Executable, NamesTheStepThatFailed) {

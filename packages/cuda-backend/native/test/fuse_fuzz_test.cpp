@@ -225,9 +225,14 @@ class Fuzzer {
 
   ValueId source(DType dtype) {
     const Dims shape = randomShape();
-    if (isFloat(dtype) && chance(60))
-      return builder_.random(chance(50) ? Op::random_uniform : Op::random_normal, key_, pick(0, 3), dtype,
-                             shape);
+    if (isFloat(dtype) && chance(60)) {
+      const Op op = chance(50) ? Op::random_uniform : Op::random_normal;
+      if (chance(50)) return builder_.random(op, key_, pick(0, 3), dtype, shape);
+      Dims whole = shape;
+      for (int64_t& dim : whole) dim += pick(0, 3);
+      return builder_.randomPart(op, key_, builder_.full(pick(0, 100000), DType::i64, {}), pick(0, 3), dtype,
+                                 shape, whole);
+    }
     if (shape.empty() || dtype == DType::boolean) return builder_.full(chance(50), dtype, shape);
     return chance(50) ? builder_.iota(pick(0, static_cast<int>(shape.size()) - 1),
                                       isFloat(dtype) ? DType::f32 : DType::i64, shape)

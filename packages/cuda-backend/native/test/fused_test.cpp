@@ -247,15 +247,29 @@ TEST(Fused, ResultsDoNotDependOnThreads) {
 TEST(Fused, RandomValuesAreThoseOfTheirElementNumbers) {
   ProgramBuilder builder;
   const ValueId key = builder.input(DType::i64, {2});
+  const ValueId first = builder.input(DType::i64, {3});
   for (Op op : {Op::random_uniform, Op::random_normal}) {
     builder.output(builder.random(op, key, 5, DType::f32, {3, 171}));
     const ValueId x = builder.random(op, key, (int64_t{1} << 40) + 3, DType::f64, {64, 40});
     builder.output(builder.slice(builder.transpose(x, {1, 0}), {1, 2}, {40, 64}, {2, 3}));
   }
+  // Parts of a whole, from where an operand says: dense, of columns, sliced, next to the whole itself.
+  const ValueId from = builder.reshape(builder.slice(first, {1}, {2}, {1}), {});
+  for (Op op : {Op::random_uniform, Op::random_normal}) {
+    builder.output(builder.randomPart(op, key, from, 5, DType::f32, {3, 171}, {64, 171}));
+    builder.output(builder.randomPart(op, key, from, 5, DType::f64, {40, 3}, {40, 1000}));
+    const ValueId x = builder.randomPart(op, key, from, 9, DType::f32, {6, 5, 33}, {7, 50, 40});
+    builder.output(builder.elementwise(
+        Op::add, {builder.reshape(x, {30, 33}), builder.random(op, key, 5, DType::f32, {30, 33})}));
+    builder.output(builder.slice(builder.transpose(x, {2, 1, 0}), {1, 2, 0}, {33, 5, 6}, {3, 2, 1}));
+  }
   Array keys(DType::i64, {2});
   const int64_t words[2] = {0x123456789abcdef0, -42};
   std::memcpy(keys.bytes.data(), words, sizeof words);
-  expectReference(builder.program, {keys}, 2e-6, 1);
+  Array starts(DType::i64, {3});
+  const int64_t numbers[3] = {0, 12345, 0};
+  std::memcpy(starts.bytes.data(), numbers, sizeof numbers);
+  expectReference(builder.program, {keys, starts}, 2e-6, 1);
 }
 
 TEST(Fused, TransposesOfEveryElementSize) {

@@ -26,8 +26,13 @@ inline Words everyOp(bool allOutputs = false) {
          W::join({shapeAnd({}, {5}, DType::boolean), W::bytes(data)}));
   w.node(Op::full, {}, x34, shapeAnd(W::real(2.5), {3, 4}, DType::f32));
   w.node(Op::iota, {}, i34, shapeAnd(W::integer(1), {3, 4}, DType::i32));
-  w.node(Op::random_uniform, {key}, x34, shapeAnd(W::integer(7), {3, 4}, DType::f32));
-  w.node(Op::random_normal, {key}, type(DType::f16, {0, 3}), shapeAnd(W::integer(8), {0, 3}, DType::f16));
+  auto drawn = [&](int64_t stream, const Dims& shape, const Dims& whole, DType dtype) {
+    return shapeAnd(W::join({W::integer(stream), W::ints(shape)}), whole, dtype);
+  };
+  auto first = w.input(type(DType::i64, {}));
+  w.node(Op::random_uniform, {key}, x34, drawn(7, {3, 4}, {3, 4}, DType::f32));
+  w.node(Op::random_uniform, {key, first}, x34, drawn(7, {3, 4}, {9, 7}, DType::f32));
+  w.node(Op::random_normal, {key}, type(DType::f16, {0, 3}), drawn(8, {0, 3}, {0, 3}, DType::f16));
 
   auto cond = w.node(Op::lt, {x, row}, b34);
   for (uint32_t code = 0; code < kOpCount; code++) {
@@ -88,7 +93,7 @@ inline Words everyOp(bool allOutputs = false) {
 
   const TensorType q = type(DType::bf16, {2, 4, 6, 8}), k = type(DType::bf16, {2, 2, 5, 8}),
                    lse = f32({2, 4, 6});
-  Words attention = W::join({W::word(1), W::integer(-1), W::real(0.35)});
+  Words attention = W::join({W::word(1), W::integer(-1), W::real(0.35), W::integer(3)});
   auto attended = w.nodeOf(Op::attention, {half, group, group}, {q, lse}, attention);
   auto out = w.result(attended, 0, q), rows = w.result(attended, 1, lse);
   auto grads = w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows}, {q, k, k}, attention);
@@ -96,11 +101,20 @@ inline Words everyOp(bool allOutputs = false) {
   w.nodeOf(Op::attention, {half, group, group, shift}, {q, lse}, attention);
   w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, shift}, {q, k, k}, attention);
   w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows, shift}, {q, k, k}, attention);
+  auto queryIds = w.node(Op::full, {}, type(DType::i32, {2, 6}), shapeAnd(W::real(1), {2, 6}, DType::i32)),
+       keyIds = w.node(Op::full, {}, type(DType::i32, {2, 5}), shapeAnd(W::real(1), {2, 5}, DType::i32));
+  w.nodeOf(Op::attention, {half, group, group, queryIds, keyIds}, {q, lse}, attention);
+  w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows, queryIds, keyIds, shift}, {q, k, k},
+           attention);
   auto target = w.node(Op::full, {}, type(DType::i32, {3}), shapeAnd(W::real(1), {3}, DType::i32));
   Words entropy = W::join({W::integer(-100), W::real(0.1)});
   auto loss = w.nodeOf(Op::cross_entropy, {x, target}, {f32({3}), f32({3})}, entropy);
   auto losses = w.result(loss, 0, f32({3})), totals = w.result(loss, 1, f32({3}));
   w.node(Op::cross_entropy_grad, {x, target, totals, losses}, x34, entropy);
+  auto classes = w.node(Op::full, {}, f32({5, 4}), shapeAnd(W::real(0.5), {5, 4}, DType::f32));
+  w.nodeOf(Op::linear_cross_entropy, {x, classes, target}, {f32({3}), f32({3})}, entropy);
+  w.nodeOf(Op::linear_cross_entropy_grad, {x, classes, target, losses}, {f32({3}), f32({3}), x34, f32({0})},
+           W::join({entropy, W::word(1), W::word(0)}));
   Words adam = W::join({W::real(0.9), W::real(0.95), W::real(1e-8), W::real(0.1), W::word(1)});
   auto step = w.nodeOf(Op::adamw_update, {x, y, x, y, s, s, s}, {x34, x34, x34}, adam);
 
@@ -114,6 +128,7 @@ inline Words everyOp(bool allOutputs = false) {
   w.node(Op::collective_permute, {x}, x34, W::join({mesh, W::ints({0, 0})}));
   w.node(Op::shard_slice, {x}, f32({3, 5}), W::join({mesh, W::integer(1), W::integer(5)}));
   w.node(Op::axis_index, {}, type(DType::i32, {}), mesh);
+  w.done(w.started(Op::all_gather, x, x34, W::join({mesh, W::integer(1)})), x, x34);
 
   for (W::Ref ref : {w.result(step, 0, x34), losses, best, w.result(grads, 1, k), y, named}) w.output(ref);
   if (allOutputs) w.outputEverything();

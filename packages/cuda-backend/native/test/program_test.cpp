@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "program_check.h"
 #include "program_mutations.h"
 #include "program_samples.h"
 
@@ -37,10 +38,45 @@ TEST(Program, DecodesEveryOpOfTheDevice) {
   for (const Node& node : program.nodes) seen[static_cast<size_t>(node.op)] = true;
   for (uint32_t code = 0; code < kOpCount; code++) {
     // Decomposed or partitioned away before a device sees them.
-    bool isNone =
-        kOps[code].lower == LowerKind::composite || static_cast<Op>(code) == Op::sharding_constraint;
+    bool isNone = kOps[code].lower == LowerKind::composite || isPartitioned(static_cast<Op>(code));
     EXPECT_EQ(seen[code], !isNone) << kOps[code].name;
   }
+}
+
+TEST(Program, RefusesToReadACollectiveThatIsUnderWay) {
+  const Words attrs = W::join({W::ints({2}), W::ints({0}), W::integer(0)});
+  const TensorType whole = f32({4}), part = f32({2});
+  const auto refusal = [&](const std::function<void(W&, W::Ref, W::Ref)>& build) -> std::string {
+    W w;
+    const W::Ref x = w.input(part), value = w.started(Op::all_gather, x, whole, attrs);
+    build(w, x, value);
+    try {
+      decode(w.words());
+    } catch (const ProgramError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal([&](W& w, W::Ref x, W::Ref value) { w.output(w.done(value, x, whole)); }), "");
+  EXPECT_EQ(refusal([&](W& w, W::Ref x, W::Ref value) {
+              w.done(value, x, whole);
+              w.output(value);
+            }),
+            "an output is a collective that is under way until node 1");
+  EXPECT_EQ(refusal([&](W& w, W::Ref x, W::Ref value) {
+              w.output(w.done(value, x, whole));
+              w.output(w.done(value, x, whole));
+            }),
+            "[collective_done] reads a collective that is under way until node 2");
+  EXPECT_EQ(refusal([&](W& w, W::Ref x, W::Ref value) {
+              auto read = w.node(Op::neg, {value}, whole);
+              w.output(w.node(Op::add, {read, w.done(value, x, whole)}, whole));
+            }),
+            "[neg] reads a collective that is under way until node 2");
+  EXPECT_EQ(refusal([&](W& w, W::Ref, W::Ref value) { w.output(w.done(value, value, whole)); }),
+            "[collective_done] names a source that the collective does not read");
+  EXPECT_EQ(refusal([&](W& w, W::Ref x, W::Ref) { w.output(w.done(x, x, part)); }),
+            "[collective_done] waits for no collective");
 }
 
 TEST(Program, ResolvesNames) {

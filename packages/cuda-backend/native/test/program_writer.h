@@ -42,6 +42,16 @@ class ProgramWriter {
     return nodeCount_++ * 2;
   }
 
+  /// Of a collective that is only started: no output may be its value.
+  Ref started(Op op, Ref operand, const TensorType& result, const Words& attrs) {
+    const Ref ref = node(op, {operand}, result, attrs);
+    values_.pop_back();
+    return ref;
+  }
+  Ref done(Ref started, Ref operand, const TensorType& result, int64_t bucket = -1) {
+    return node(Op::collective_done, {started, operand}, result, integer(bucket));
+  }
+
   Ref result(Ref of, int64_t index, const TensorType& type) {
     return node(Op::result, {of}, type, integer(index));
   }

@@ -293,8 +293,10 @@ class Evaluator {
         });
       case Op::random_uniform:
       case Op::random_normal:
-        return each(out, [&](const Dims&, int64_t i) {
-          return randomValue(node.op, i, static_cast<uint64_t>(node.integer(0)), keys_);
+        return each(out, [&](const Dims& index, int64_t) {
+          int64_t number = node.operands.size() > 1 ? static_cast<int64_t>(operand(node, 1).data[0]) : 0;
+          number += elementOf(index, node.ints(2));
+          return randomValue(node.op, number, static_cast<uint64_t>(node.integer(0)), keys_);
         });
       case Op::constant: {
         Array array(out.type.dtype, out.type.shape);

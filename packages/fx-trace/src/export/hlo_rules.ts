@@ -281,6 +281,7 @@ export const hloRules: OpTable<HloRule | null> = {
   constant: (h, node) => h.constant(node.type, node.attrs.data as Uint8Array),
   result: null,
   detach: alias,
+  barrier: alias,
   full: (h, node) => h.full(node.attrs.value as number, node.type),
   iota: (h, node) => h.iota(node.attrs.dim as number, node.type),
   random_uniform: null,
@@ -411,6 +412,8 @@ export const hloRules: OpTable<HloRule | null> = {
   attention_grad: null,
   cross_entropy: null,
   cross_entropy_grad: null,
+  linear_cross_entropy: null,
+  linear_cross_entropy_grad: null,
   adamw_update: null,
 
   all_reduce: null,
@@ -421,4 +424,7 @@ export const hloRules: OpTable<HloRule | null> = {
   shard_slice: null,
   axis_index: null,
   sharding_constraint: alias,
+  collective_done: null,
+  full_to_shard: null,
+  shard_to_full: null,
 };

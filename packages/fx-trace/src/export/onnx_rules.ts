@@ -151,6 +151,7 @@ export const onnxRules: OpTable<OnnxRule | null> = {
   constant: (w, node) => w.data(node.type, node.attrs.data as Uint8Array),
   result: null,
   detach: alias,
+  barrier: alias,
   full: (w, node) => w.expand(w.scalar(node.attrs.value as number, node.dtype), node.shape),
   iota,
   random_uniform: null,
@@ -277,6 +278,8 @@ export const onnxRules: OpTable<OnnxRule | null> = {
   attention_grad: null,
   cross_entropy: null,
   cross_entropy_grad: null,
+  linear_cross_entropy: null,
+  linear_cross_entropy_grad: null,
   adamw_update: null,
 
   all_reduce: null,
@@ -287,4 +290,7 @@ export const onnxRules: OpTable<OnnxRule | null> = {
   shard_slice: null,
   axis_index: null,
   sharding_constraint: alias,
+  collective_done: null,
+  full_to_shard: null,
+  shard_to_full: null,
 };

@@ -26,11 +26,11 @@ export const zerosLike = (x: Node): Node => full(0, x.shape, x.dtype);
 export const iota = (dim: number, shape: Shape, dtype: DType): Node =>
   ops.iota([], { dim: normalizeDim("iota", dim, shape.length), shape, dtype });
 export const randomUniform = (key: Node, stream: number, shape: Shape, dtype: DType): Node =>
-  ops.random_uniform([key], { stream, shape, dtype });
+  ops.random_uniform([key], { stream, shape, whole: shape, dtype });
 export const randomNormal = (key: Node, stream: number, shape: Shape, dtype: DType): Node =>
-  ops.random_normal([key], { stream, shape, dtype });
+  ops.random_normal([key], { stream, shape, whole: shape, dtype });
 export const bernoulli = (key: Node, stream: number, p: number, shape: Shape, dtype: DType): Node =>
-  ops.bernoulli([key], { p, stream, shape, dtype });
+  ops.bernoulli([key], { p, stream, shape, whole: shape, dtype });
 
 export const detach = (x: Node): Node => ops.detach([x]);
 export const resultOf = (x: Node, index: number): Node => ops.result([x], { index });

@@ -1,7 +1,7 @@
 import { ValueError } from "../errors.js";
 import type { Node } from "../node.js";
 import { type AttrsOf, defineOp, type ShardingRule } from "../opdef.js";
-import { formatShape, type TensorType } from "../shape.js";
+import { formatShape, type Shape, type TensorType } from "../shape.js";
 import * as f from "./build.js";
 import { dimFactors, ruleOf } from "./factors.js";
 import { expectRows, expectShape, expectType, maxLast, meanLast, sumLast } from "./fused.js";
@@ -9,19 +9,30 @@ import { checkDType } from "./rules.js";
 
 // Logits are [..., V]: rows of V classes.
 
-const attrs = { ignore_index: "int", label_smoothing: "float" } as const;
-type CrossEntropyAttrs = AttrsOf<typeof attrs>;
+export const lossAttrs = { ignore_index: "int", label_smoothing: "float" } as const;
+export type CrossEntropyAttrs = AttrsOf<typeof lossAttrs>;
 
 /** Checks and gives the type of one float32 by row. */
-function check(op: string, logits: Node, target: Node, { label_smoothing }: CrossEntropyAttrs): TensorType {
+function check(op: string, logits: Node, target: Node, attrs: CrossEntropyAttrs): TensorType {
   expectRows(op, "logits", logits);
-  checkDType(op, "index", target.dtype, "target");
   const shape = logits.shape.slice(0, -1);
-  expectShape(op, "target", target, shape, `logits are ${formatShape(logits.shape)}`);
+  checkLoss(op, target, shape, `logits are ${formatShape(logits.shape)}`, attrs);
+  return { dtype: "float32", shape };
+}
+
+/** Checks the target, of `shape` because `like`, and the attributes. */
+export function checkLoss(
+  op: string,
+  target: Node,
+  shape: Shape,
+  like: string,
+  { label_smoothing }: CrossEntropyAttrs,
+): void {
+  checkDType(op, "index", target.dtype, "target");
+  expectShape(op, "target", target, shape, like);
   if (!(label_smoothing >= 0 && label_smoothing <= 1)) {
     throw new ValueError(op, `label_smoothing must be in [0, 1], but is ${label_smoothing}`);
   }
-  return { dtype: "float32", shape };
 }
 
 /** [...] → [..., 1] */
@@ -39,7 +50,7 @@ function rowsRule(logits: Node, operands: number, results: number): ShardingRule
 }
 
 /** exp(logits - lse) [..., V], computed as lse was. */
-function softmaxOf(logits: Node, lse: Node): Node {
+export function softmaxOf(logits: Node, lse: Node): Node {
   const x = f.castUp(logits);
   return f.exp(f.sub(x, f.cast(column(lse), x.dtype)));
 }
@@ -51,7 +62,7 @@ function softmaxOf(logits: Node, lse: Node): Node {
  */
 export const cross_entropy = defineOp({
   name: "cross_entropy",
-  attrs,
+  attrs: lossAttrs,
   arity: 2,
   results: 2,
   lower: "kernel",
@@ -87,7 +98,7 @@ export const cross_entropy = defineOp({
 /** logits, target, lse of cross_entropy, and the cotangent g [...] of its loss → the cotangent of logits. */
 export const cross_entropy_grad = defineOp({
   name: "cross_entropy_grad",
-  attrs,
+  attrs: lossAttrs,
   arity: 4,
   lower: "kernel",
   type: ([logits, target, lse, g], attrs) => {

@@ -62,6 +62,21 @@ export const result = defineOp({
   },
 });
 
+/**
+ * x, and nothing else may be known of it: never merged or folded, so that what is computed from it is computed again. What a
+ * checkpoint's recomputation reads. As XLA's optimization_barrier.
+ */
+export const barrier = defineOp({
+  name: "barrier",
+  attrs: {},
+  arity: 1,
+  lower: "kernel",
+  unique: true,
+  type: ([x]) => x.types,
+  vjp: ({ grad }) => [grad],
+  sharding: elementwiseSharding,
+});
+
 /** The value of x; no gradient passes. */
 export const detach = defineOp({
   name: "detach",

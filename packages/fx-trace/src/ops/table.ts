@@ -7,7 +7,8 @@ import * as collective from "./collective.js";
 import { dot_general } from "./contraction.js";
 import { cross_entropy, cross_entropy_grad } from "./cross_entropy.js";
 import * as index from "./index.js";
-import { constant, detach, input, result } from "./leaf.js";
+import { barrier, constant, detach, input, result } from "./leaf.js";
+import { linear_cross_entropy, linear_cross_entropy_grad } from "./linear_cross_entropy.js";
 import { layer_norm, layer_norm_grad, rms_norm, rms_norm_grad } from "./norm.js";
 import { bernoulli, random_normal, random_uniform } from "./random.js";
 import * as reduction from "./reduction.js";
@@ -28,6 +29,7 @@ export const ops = {
   constant,
   result,
   detach,
+  barrier,
   // Sources
   full,
   iota,
@@ -133,6 +135,8 @@ export const ops = {
   attention_grad,
   cross_entropy,
   cross_entropy_grad,
+  linear_cross_entropy,
+  linear_cross_entropy_grad,
   adamw_update,
   // Composites
   mean: reduction.mean,
@@ -147,6 +151,9 @@ export const ops = {
   shard_slice: collective.shard_slice,
   axis_index: collective.axis_index,
   sharding_constraint: collective.sharding_constraint,
+  collective_done: collective.collective_done,
+  full_to_shard: collective.full_to_shard,
+  shard_to_full: collective.shard_to_full,
 } as const;
 
 export type OpName = keyof typeof ops;

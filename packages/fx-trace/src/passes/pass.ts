@@ -1,4 +1,5 @@
 import type { Graph } from "../graph.js";
+import { withCasts } from "../node.js";
 import { verify as verifyGraph } from "../verify.js";
 
 /** A pure function of graphs. Its name stands in dumps and timings. */
@@ -27,7 +28,8 @@ export function runPasses(
   let current = graph;
   for (const pass of passes) {
     const start = performance.now();
-    const next = pass(current);
+    // Whatever the user records in meanwhile: a pass means the ops that it makes.
+    const next = withCasts(null, () => pass(current));
     const wallMs = performance.now() - start;
     if (verify) verifyGraph(next);
     onPass?.({ name: pass.name, graph: next, before: current, wallMs });

@@ -100,6 +100,7 @@ export const batchRules: OpTable<BatchRule> = {
   constant: source,
   result: never,
   detach: elementwise,
+  barrier: elementwise,
   full: source,
   iota: source,
   random_uniform: random,
@@ -216,6 +217,8 @@ export const batchRules: OpTable<BatchRule> = {
   attention_grad: merged,
   cross_entropy: same,
   cross_entropy_grad: same,
+  linear_cross_entropy: leadingRows([0, 2]),
+  linear_cross_entropy_grad: expand,
   adamw_update: leadingRows([0, 1, 2, 3]),
 
   all_reduce: same,
@@ -226,6 +229,9 @@ export const batchRules: OpTable<BatchRule> = {
   shard_slice: alongShiftedDim,
   axis_index: source,
   sharding_constraint: leading((attrs) => ({ ...attrs, dims: inFront(0, attrs.dims) })),
+  collective_done: same,
+  full_to_shard: leading((attrs) => ({ ...attrs, dims: inFront(0, attrs.dims) })),
+  shard_to_full: leading((attrs) => ({ ...attrs, dims: inFront(0, attrs.dims) })),
 };
 
 bindRules((node: Node): BatchRule => {

@@ -58,7 +58,8 @@ export async function launch(options: LaunchOptions): Promise<number> {
     throw new LaunchError(
       "no mpirun: install Open MPI (apt-get install openmpi-bin libopenmpi-dev), then npm run build",
     );
-  const node = [process.execPath, ...nodeArguments(script), script, ...options.args];
+  const rank = ["--import", new URL("rank.js", import.meta.url).href];
+  const node = [process.execPath, ...nodeArguments(script), ...rank, script, ...options.args];
   const child = spawn("mpirun", [...mpirunArguments(options), ...node], { stdio: "inherit" });
   const stop = (signal: NodeJS.Signals): void => {
     child.kill(signal);

@@ -1,6 +1,8 @@
 import { tensor } from "../creation.js";
 import { FileFormatError } from "../errors.js";
-import { NpyReader } from "../io/npy.js";
+import { type NpyData, NpyReader } from "../io/npy.js";
+import { isRank } from "../job.js";
+import { type PartIndex, type Placement, tensorFromCallback } from "../sharding/parts.js";
 import type { Tensor } from "../tensor.js";
 import { HostRandom } from "./random.js";
 
@@ -10,13 +12,28 @@ export interface Batches {
   readonly seq: number;
   /** How many there are; Infinity where they are drawn at random. */
   readonly steps: number;
-  /** The batch of step `step`, counted from 0; the same one whenever it is asked for. */
-  at(step: number): Promise<Tensor>;
+  /**
+   * The batch of step `step`, counted from 0; the same one whenever it is asked for. With a placement it lies over the mesh,
+   * and a process reads no more than its devices hold.
+   */
+  at(step: number, placement?: Placement | null): Promise<Tensor>;
 }
 
 export interface BatchShape {
   readonly batch: number;
   readonly seq: number;
+}
+
+/** A batch of which `part` gives the ids of any part. */
+async function batchOf(
+  { batch, seq }: BatchShape,
+  placement: Placement | null,
+  part: (index: PartIndex) => Int32Array | Promise<Int32Array>,
+): Promise<Tensor> {
+  const shape = [batch, seq + 1];
+  return placement
+    ? tensorFromCallback(shape, "int32", placement.mesh, placement.spec, part)
+    : tensor(await part({ start: [0, 0], shape }), { shape });
 }
 
 /** Windows of a token stream at random places, drawn anew each step from `seed`. */
@@ -41,15 +58,16 @@ export class RandomBatches implements Batches {
     }
   }
 
-  async at(step: number): Promise<Tensor> {
-    const length = this.seq + 1;
-    const random = new HostRandom(this.options.seed, step * this.batch);
-    const ids = new Int32Array(this.batch * length);
-    for (let row = 0; row < this.batch; row++) {
-      const start = Math.floor(random.next() * (this.stream.length - length + 1));
-      ids.set(this.stream.subarray(start, start + length), row * length);
-    }
-    return tensor(ids, { shape: [this.batch, length] });
+  at(step: number, placement: Placement | null = null): Promise<Tensor> {
+    return batchOf(this, placement, ({ start: [row, column], shape: [rows, columns] }) => {
+      const random = new HostRandom(this.options.seed, step * this.batch + row);
+      const ids = new Int32Array(rows * columns);
+      for (let i = 0; i < rows; i++) {
+        const start = Math.floor(random.next() * (this.stream.length - this.seq)) + column;
+        ids.set(this.stream.subarray(start, start + columns), i * columns);
+      }
+      return ids;
+    });
   }
 }
 
@@ -59,31 +77,47 @@ export class NpyBatches implements Batches, AsyncDisposable {
   readonly batch: number;
   readonly seq: number;
 
-  private constructor(private readonly reader: NpyReader) {
+  private constructor(
+    private readonly reader: NpyReader,
+    private readonly vocabSize: number,
+  ) {
     const [steps, batch, length] = reader.shape;
     this.steps = steps;
     this.batch = batch;
     this.seq = length - 1;
   }
 
-  /** Throws FileFormatError for a file of another dtype or shape, or with an id that is not below `vocabSize`. */
+  /**
+   * Throws FileFormatError for a file of another dtype or shape, or with an id that is not below `vocabSize`. One process of
+   * several checks the ids it reads when it reads them.
+   */
   static async open(path: string, vocabSize: number): Promise<NpyBatches> {
     const reader = await NpyReader.open(path);
     try {
-      await checkIds(reader, vocabSize);
+      checkType(reader);
+      if (!isRank())
+        for (let step = 0; step < reader.shape[0]; step++)
+          checkIds(reader, vocabSize, step, await reader.rows(step, 1));
     } catch (error) {
       await reader.close();
       throw error;
     }
-    return new NpyBatches(reader);
+    return new NpyBatches(reader, vocabSize);
   }
 
-  async at(step: number): Promise<Tensor> {
-    const { path, shape } = this.reader;
+  async at(step: number, placement: Placement | null = null): Promise<Tensor> {
+    const { reader } = this;
     if (step >= this.steps) {
-      throw new FileFormatError("data", `${path}: has ${this.steps} batches, none for step ${step + 1}`);
+      throw new FileFormatError(
+        "data",
+        `${reader.path}: has ${this.steps} batches, none for step ${step + 1}`,
+      );
     }
-    return tensor(await this.reader.rows(step, 1), { shape: shape.slice(1) });
+    return batchOf(this, placement, async ({ start, shape }) => {
+      const ids = await reader.block([step, ...start], [1, ...shape]);
+      checkIds(reader, this.vocabSize, step, ids);
+      return ids as Int32Array;
+    });
   }
 
   close(): Promise<void> {
@@ -94,21 +128,21 @@ export class NpyBatches implements Batches, AsyncDisposable {
   }
 }
 
-async function checkIds(reader: NpyReader, vocabSize: number): Promise<void> {
-  const { path, dtype, shape } = reader;
+function checkType({ path, dtype, shape }: NpyReader): void {
   if (dtype !== "int32" || shape.length !== 3 || shape[0] < 1 || shape[1] < 1 || shape[2] < 2) {
     throw new FileFormatError(
       "data",
       `${path}: holds ${dtype} [${shape}], not int32 [steps, batch, seq + 1]`,
     );
   }
-  for (let step = 0; step < shape[0]; step++) {
-    for (const id of await reader.rows(step, 1)) {
-      if (id >= 0 && id < vocabSize) continue;
-      throw new FileFormatError(
-        "data",
-        `${path}: token ${id} in batch ${step} is not among the model's ${vocabSize}`,
-      );
-    }
+}
+
+function checkIds({ path }: NpyReader, vocabSize: number, step: number, ids: NpyData): void {
+  for (const id of ids) {
+    if (id >= 0 && id < vocabSize) continue;
+    throw new FileFormatError(
+      "data",
+      `${path}: token ${id} in batch ${step} is not among the model's ${vocabSize}`,
+    );
   }
 }

@@ -94,6 +94,8 @@ export class Tracer implements Trace, Recorder {
   private readonly graph = new FxGraph();
   /** What stands for each recorded value. */
   private readonly nodes = new Map<Node, FxNode>();
+  /** What stands for each input while the function runs. */
+  private readonly stands = new Map<FxNode, Tensor>();
   /** The tensors whose values were read, by the value they had. */
   private readonly owners = new Map<Node, Tensor>();
   private readonly attrs = new Map<Tensor, FxNode>();
@@ -148,8 +150,6 @@ export class Tracer implements Trace, Recorder {
       data: this.constantData,
     };
   }
-
-  private readonly stands = new Map<FxNode, Tensor>();
 
   private placeholdersFor(name: string, value: unknown): unknown {
     return mapLeaves(value, (leaf, path) => {
@@ -388,7 +388,7 @@ export class Tracer implements Trace, Recorder {
 const withoutStream = ({ stream: _, ...attrs }: Attrs): Attrs => attrs;
 
 /** What marks a value that has no data: the state of its buffer. */
-const traced = new DeviceBuffer({ dtype: "float32", shape: [] });
+const traced = new DeviceBuffer({ dtype: "float32", shape: [] }, null, { mesh: null });
 traced.state = "traced";
 
 function standIn(type: TensorType): Node {

@@ -5,7 +5,7 @@ import { FileFormatError } from "../errors.js";
 import { isFirstProcess } from "../runtime.js";
 import type { Tensor } from "../tensor.js";
 import { syncFolder, systemReason, writeFileAtomically } from "./files.js";
-import { SafetensorsReader, saveSafetensors } from "./safetensors.js";
+import { type PlacementByName, placedAs, SafetensorsReader, saveSafetensors } from "./safetensors.js";
 
 // A checkpoint is three files of one id: training.json names it, the others carry it in their metadata. Saving writes
 // the tensor files as `<name>.<id>`, then replaces training.json, which makes the checkpoint the current one, then gives
@@ -58,12 +58,23 @@ export async function saveCheckpoint(
   await takeNames(folder, id);
 }
 
+/** What a checkpoint is read for: its tensors are then read as those lie over the mesh, by each process its parts. */
+export interface CheckpointTargets {
+  readonly model?: { stateDict(): ReadonlyMap<string, Tensor> };
+  readonly optimizer?: { placementOf: PlacementByName };
+}
+
 /** Reads what saveCheckpoint wrote. Throws FileFormatError. */
-export async function loadCheckpoint(folder: string): Promise<Checkpoint> {
+export async function loadCheckpoint(
+  folder: string,
+  { model, optimizer }: CheckpointTargets = {},
+): Promise<Checkpoint> {
   const { id, training } = await readTraining(folder);
   return {
-    model: await readState(folder, modelFile, id),
-    optimizer: await readState(folder, optimizerFile, id),
+    model: await readState(folder, modelFile, id, model && placedAs(model.stateDict())),
+    optimizer: await readState(folder, optimizerFile, id, (name, shape) =>
+      optimizer ? optimizer.placementOf(name, shape) : null,
+    ),
     training,
   };
 }
@@ -115,13 +126,18 @@ async function readTraining(folder: string): Promise<{ id: string; training: Tra
 }
 
 /** A tensor file of the checkpoint `id`, under its own name or, after an interrupted save, the one with the id. */
-async function readState(folder: string, name: string, id: string): Promise<Map<string, Tensor>> {
+async function readState(
+  folder: string,
+  name: string,
+  id: string,
+  placementOf?: PlacementByName,
+): Promise<Map<string, Tensor>> {
   const names = await readdir(folder);
   for (const candidate of [name, `${name}.${id}`]) {
     if (!names.includes(candidate)) continue;
     const reader = await SafetensorsReader.open(join(folder, candidate));
     try {
-      if (reader.metadata.get("checkpoint") === id) return await reader.readAll();
+      if (reader.metadata.get("checkpoint") === id) return await reader.readAll(placementOf);
     } finally {
       await reader.close();
     }

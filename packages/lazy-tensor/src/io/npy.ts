@@ -1,6 +1,7 @@
 import type { FileHandle } from "node:fs/promises";
 import { type Shape, sizeOf } from "@lazuli/fx-trace";
 import { FileFormatError } from "../errors.js";
+import { readBlock } from "./blocks.js";
 import { openToRead, readExactly, writeAll, writeAtomically } from "./files.js";
 
 // NumPy's .npy, versions 1 to 3: "\x93NUMPY", major, minor, header length (u16, from version 2 on u32), a Python dict as text,
@@ -48,6 +49,12 @@ export class NpyReader implements AsyncDisposable {
     return this.elements(start * row, count * row);
   }
 
+  /** A block of the array, flat. */
+  async block(start: readonly number[], shape: Shape): Promise<NpyData> {
+    const bytes = await readBlock((target, at) => this.read(target, at), 4, this.shape, start, shape);
+    return this.dtype === "int32" ? new Int32Array(bytes.buffer) : new Float32Array(bytes.buffer);
+  }
+
   /** Every element, flat. */
   all(): Promise<NpyData> {
     return this.elements(0, sizeOf(this.shape));
@@ -55,14 +62,12 @@ export class NpyReader implements AsyncDisposable {
 
   private async elements(start: number, count: number): Promise<NpyData> {
     const data = this.dtype === "int32" ? new Int32Array(count) : new Float32Array(count);
-    await readExactly(
-      "npy",
-      this.path,
-      this.handle,
-      new Uint8Array(data.buffer),
-      this.dataOffset + start * 4,
-    );
+    await this.read(new Uint8Array(data.buffer), start * 4);
     return data;
+  }
+
+  private read(target: Uint8Array, position: number): Promise<void> {
+    return readExactly("npy", this.path, this.handle, target, this.dataOffset + position);
   }
 
   close(): Promise<void> {

@@ -1,12 +1,15 @@
 import type { FileHandle } from "node:fs/promises";
 import { readFile, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { dtypeInfo, type Shape, sameShape } from "@lazuli/fx-trace";
 import { fromRaw } from "../creation.js";
 import { FileFormatError } from "../errors.js";
 import { engine, isFirstProcess } from "../runtime.js";
+import { type Placement, placementOf, tensorFromCallback } from "../sharding/parts.js";
 import { sync } from "../step.js";
 import type { Tensor } from "../tensor.js";
 import { rawArray } from "../typed_array.js";
+import { readBlock } from "./blocks.js";
 import { openToRead, readExactly, systemReason, writeAll, writeAtomically } from "./files.js";
 import {
   checkHeaderLength,
@@ -60,23 +63,32 @@ export class SafetensorsReader implements AsyncDisposable {
     return this.shards.get(name)?.tensors.get(name);
   }
 
-  /** Reads one tensor. Throws FileFormatError. */
-  async read(name: string): Promise<Tensor> {
+  /** Reads one tensor; one that is placed over a mesh in the parts that this process's devices hold. Throws FileFormatError. */
+  async read(name: string, placement: Placement | null = null): Promise<Tensor> {
     const shard = this.shards.get(name);
     if (!shard) {
       const files = this.files.map(({ path }) => path).join(", ");
       throw new FileFormatError("safetensors", `${files}: there is no tensor ${JSON.stringify(name)}`);
     }
     const { dtype, shape, offset, sizeBytes } = shard.tensors.get(name) as TensorEntry;
-    const bytes = new Uint8Array(sizeBytes);
-    await readExactly("safetensors", shard.path, shard.handle, bytes, offset);
-    return fromRaw(dtype, shape, bytes);
+    const fill = (target: Uint8Array, at: number): Promise<void> =>
+      readExactly("safetensors", shard.path, shard.handle, target, offset + at);
+    if (!placement) {
+      const bytes = new Uint8Array(sizeBytes);
+      await fill(bytes, 0);
+      return fromRaw(dtype, shape, bytes);
+    }
+    return tensorFromCallback(shape, dtype, placement.mesh, placement.spec, async (index) => {
+      const bytes = await readBlock(fill, dtypeInfo[dtype].sizeBytes, shape, index.start, index.shape);
+      return rawArray(dtype, bytes.buffer);
+    });
   }
 
   /** Reads every tensor. */
-  async readAll(): Promise<Map<string, Tensor>> {
+  async readAll(placementOf: PlacementByName = () => null): Promise<Map<string, Tensor>> {
     const all = new Map<string, Tensor>();
-    for (const name of this.names()) all.set(name, await this.read(name));
+    for (const name of this.names())
+      all.set(name, await this.read(name, placementOf(name, this.entry(name)?.shape ?? [])));
     return all;
   }
 
@@ -88,11 +100,29 @@ export class SafetensorsReader implements AsyncDisposable {
   }
 }
 
-/** Every tensor of a safetensors file, index or folder. Throws FileFormatError. As safetensors.torch.load_file. */
-export async function loadSafetensors(path: string): Promise<Map<string, Tensor>> {
+/** Where a tensor that is read is to lie over the mesh; null: whole on every device. */
+export type PlacementByName = (name: string, shape: Shape) => Placement | null;
+
+/** Each as the tensor of its name lies. */
+export const placedAs =
+  (tensors: ReadonlyMap<string, Tensor>): PlacementByName =>
+  (name, shape) => {
+    const like = tensors.get(name);
+    return like && sameShape(like.shape, shape) ? placementOf(like) : null;
+  };
+
+/**
+ * Every tensor of a safetensors file, index or folder. Those that `placementOf` places over a mesh are read in parts, by
+ * each process its own: `loadSafetensors(path, placedAs(model.stateDict()))`. Throws FileFormatError. As
+ * safetensors.torch.load_file.
+ */
+export async function loadSafetensors(
+  path: string,
+  placementOf?: PlacementByName,
+): Promise<Map<string, Tensor>> {
   const reader = await SafetensorsReader.open(path);
   try {
-    return await reader.readAll();
+    return await reader.readAll(placementOf);
   } finally {
     await reader.close();
   }
@@ -111,19 +141,19 @@ export async function saveSafetensors(
     throw new FileFormatError("safetensors", `${path}: no tensor can be named __metadata__`);
   await sync(...tensors.values());
   const { bytes, order } = formatHeader(tensors, metadata);
-  const eachTensor = async (take: (raw: Uint8Array) => Promise<void>): Promise<void> => {
-    for (const name of order) {
-      const tensor = tensors.get(name) as Tensor;
-      const raw = rawArray(tensor.dtype, tensor.size);
-      await engine().read(tensor.node, raw);
-      await take(new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength));
-    }
-  };
-  // Of several processes each has parts, which all must join in gathering; the first writes.
-  if (!isFirstProcess()) return eachTensor(async () => {});
+  const inOrder = order.map((name) => tensors.get(name) as Tensor);
+  // Of several processes each has parts, which all must join in gathering, one tensor at a time; the first writes.
+  if (!isFirstProcess()) {
+    for (const { node } of inOrder) await engine().read(node, null);
+    return;
+  }
   await writeAtomically(path, async (handle) => {
     await writeAll(handle, bytes);
-    await eachTensor((raw) => writeAll(handle, raw));
+    for (const { dtype, size, node } of inOrder) {
+      const raw = rawArray(dtype, size);
+      await engine().read(node, raw);
+      await writeAll(handle, new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength));
+    }
   });
 }
 

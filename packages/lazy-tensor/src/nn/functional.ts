@@ -1,4 +1,16 @@
-import { DTypeError, formatShape, isInt, type Node, ops, promote, ShapeError } from "@lazuli/fx-trace";
+import {
+  autocastDType,
+  type DType,
+  DTypeError,
+  formatShape,
+  isInt,
+  maskedAttention,
+  type Node,
+  ops,
+  promote,
+  ShapeError,
+  ValueError,
+} from "@lazuli/fx-trace";
 import { rand } from "../creation.js";
 import { castNode } from "../methods/elementwise.js";
 import { Tensor } from "../tensor.js";
@@ -25,22 +37,28 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor 
       `bias ${formatShape(bias.shape)} does not fit the weight ${formatShape(weight.shape)}`,
     );
   }
-  return bias ? new Tensor(product).add(bias) : new Tensor(product);
+  if (!bias) return new Tensor(product);
+  return new Tensor(product).add(autocastDType() === null ? bias : bias.to(product.dtype));
 }
 
 /** Rows of weight [V, D] at integer ids [...] → [..., D]. As torch.nn.functional.embedding. */
 export const embedding = (ids: Tensor, weight: Tensor): Tensor => weight.indexSelect(0, ids);
 
+/** A norm's dtype: x's own; under autocast float32, which the weights then keep too. */
+const normDType = (x: Tensor): DType =>
+  autocastDType() === null || x.dtype === "float64" ? x.dtype : "float32";
+
 /** x · rsqrt(mean(x²) + eps) · weight over the last dim, in float32 inside. As torch.nn.functional.rms_norm. */
 export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-6): Tensor {
-  return new Tensor(ops.rms_norm([x.node, castNode(weight.node, x.dtype)], { eps }));
+  const dtype = normDType(x);
+  return new Tensor(ops.rms_norm([castNode(x.node, dtype), castNode(weight.node, dtype)], { eps }));
 }
 
 /** Normalised to mean 0 and variance 1 over the last dim, then scaled and shifted. As torch.nn.functional.layer_norm. */
 export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor {
-  return new Tensor(
-    ops.layer_norm([x.node, castNode(weight.node, x.dtype), castNode(bias.node, x.dtype)], { eps }),
-  );
+  const dtype = normDType(x);
+  const operands = [x, weight, bias].map(({ node }) => castNode(node, dtype));
+  return new Tensor(ops.layer_norm(operands, { eps }));
 }
 
 /** Zeroes elements with probability `p` and scales the rest by 1 / (1 - p), in training. As torch.nn.functional.dropout. */
@@ -82,20 +100,40 @@ export interface AttentionOptions {
   readonly causal?: boolean;
   /** Defaults to S - T: the last query sees every key, as when keys are cached. */
   readonly offset?: number;
+  /** A query sees only this many keys, up to its position i + offset (sliding window; with `causal`, as Mistral's). */
+  readonly window?: number;
+  /**
+   * int32 [B, T]: a query sees the keys of its own segment only, as where sequences of several lengths lie one after the
+   * other. Of queries and keys, [B, T] and [B, S], where they are not the same sequence.
+   */
+  readonly segmentIds?: Tensor | readonly [queries: Tensor, keys: Tensor];
   /** Defaults to 1 / sqrt(K). */
   readonly scale?: number;
 }
 
+export interface MaskedAttentionOptions extends AttentionOptions {
+  /**
+   * [B or 1, H or 1, T, S], beside what the other options hide: floats are added to the scaled scores (a bias, with its
+   * gradient), bools say which keys a query sees. With it the T x S scores are held in memory.
+   */
+  readonly attnMask?: Tensor;
+}
+
 /**
  * softmax(q kᵀ · scale) v, without holding the T x S scores. q [B, H, T, K], k [B, G, S, K], v [B, G, S, Kv] →
- * [B, H, T, Kv]; G divides H (grouped queries). As torch.nn.functional.scaled_dot_product_attention; Dao et al. 2022.
+ * [B, H, T, Kv]; G divides H (grouped queries, PyTorch's enable_gqa). A query that sees no key gives 0. Throws ShapeError,
+ * DTypeError and ValueError. As torch.nn.functional.scaled_dot_product_attention; Dao et al. 2022.
  */
 export function scaledDotProductAttention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  options: AttentionOptions = {},
+  { attnMask, ...options }: MaskedAttentionOptions = {},
 ): Tensor {
+  if (attnMask) {
+    const { inputs, attrs } = attentionOf(q, k, v, options);
+    return new Tensor(maskedAttention(inputs, attnMask.node, attrs));
+  }
   return new Tensor(ops.result([attend(q, k, v, options)], { index: 0 }));
 }
 
@@ -114,12 +152,28 @@ export function attentionWithLse(
 }
 
 function attend(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Node {
+  const { inputs, attrs } = attentionOf(q, k, v, options);
+  return ops.attention(inputs, attrs);
+}
+
+type AttentionCall = { inputs: readonly Node[]; attrs: Parameters<typeof ops.attention>[1] };
+
+function attentionOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): AttentionCall {
   const {
     causal = false,
     offset = (k.shape[2] ?? 0) - (q.shape[2] ?? 0),
     scale = 1 / Math.sqrt(q.shape.at(-1) ?? 1),
+    window,
+    segmentIds,
   } = options;
-  return ops.attention([q.node, k.node, v.node], { causal, offset: causal ? offset : 0, scale });
+  if (window !== undefined && !(Number.isInteger(window) && window > 0))
+    throw new ValueError("attention", `the window is ${window}, not a number of keys`);
+  const segments = segmentIds instanceof Tensor ? [segmentIds, segmentIds] : (segmentIds ?? []);
+  const operands = [q, k, v, ...segments.map((each) => each.to("int32"))];
+  return {
+    inputs: operands.map(({ node }) => node),
+    attrs: { causal, offset: causal || window !== undefined ? offset : 0, scale, window: window ?? 0 },
+  };
 }
 
 export interface CrossEntropyOptions {
@@ -145,10 +199,43 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
     ignore_index: ignoreIndex,
     label_smoothing: labelSmoothing,
   });
-  const losses = new Tensor(ops.result([both], { index: 0 }));
-  if (reduction === "none") return losses;
-  if (reduction === "sum") return losses.sum();
-  return losses.sum().div(target.ne(ignoreIndex).to("float32").sum());
+  return reduced(both, target, ignoreIndex, reduction);
+}
+
+/** The losses of a cross entropy, by row, as the reduction has them. */
+function reduced(
+  losses: Node,
+  target: Tensor,
+  ignoreIndex: number,
+  reduction: CrossEntropyOptions["reduction"],
+): Tensor {
+  const byRow = new Tensor(ops.result([losses], { index: 0 }));
+  if (reduction === "none") return byRow;
+  if (reduction === "sum") return byRow.sum();
+  return byRow.sum().div(target.ne(ignoreIndex).to("float32").sum());
+}
+
+/**
+ * crossEntropy(linear(x, weight), target) of x [..., K], weight [V, K] and targets [...], float32, forward and backward
+ * without the logits [..., V] in memory. A loss over `linear` whose logits nothing else reads becomes the same by itself
+ * where they are large. Throws ShapeError and DTypeError. Hsu et al., "Liger Kernel" 2024.
+ */
+export function linearCrossEntropy(
+  x: Tensor,
+  weight: Tensor,
+  target: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  const { ignoreIndex = -100, labelSmoothing = 0, reduction = "mean" } = options;
+  const dtype = promote(x.dtype, weight.dtype);
+  const both = ops.linear_cross_entropy(
+    [castNode(x.node, dtype), castNode(weight.node, dtype), target.node],
+    {
+      ignore_index: ignoreIndex,
+      label_smoothing: labelSmoothing,
+    },
+  );
+  return reduced(both, target, ignoreIndex, reduction);
 }
 
 /** Mean of the squared differences. As torch.nn.functional.mse_loss. */

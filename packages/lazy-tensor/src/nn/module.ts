@@ -1,5 +1,6 @@
 import { type DType, formatShape, isFloat, sameShape, withScope } from "@lazuli/fx-trace";
 import { noGrad } from "../autograd.js";
+import { watcher } from "../compile/watcher.js";
 import { StateDictError } from "../errors.js";
 import { activeTrace } from "../fx/active.js";
 import { engine } from "../runtime.js";
@@ -250,6 +251,7 @@ export abstract class Module {
   }
 
   #run(args: never[]): unknown {
+    watcher?.module(this);
     running.push(this);
     try {
       let next = (...given: never[]): unknown => this.#forward.apply(this, given);
@@ -263,11 +265,16 @@ export abstract class Module {
     }
   }
 
+  /** Rises when any module gets or loses a hook: what was recorded before may no longer be what runs. */
+  static hookChanges = 0;
+
   #addAround(around: Around): () => void {
     this.#around.push(around);
+    Module.hookChanges++;
     return () => {
       const at = this.#around.indexOf(around);
       if (at >= 0) this.#around.splice(at, 1);
+      Module.hookChanges++;
     };
   }
 }

@@ -1,10 +1,13 @@
+import { type Node, ops, type Shape, sameShape } from "@lazuli/fx-trace";
+import { type Dims, specOf } from "@lazuli/sharding";
 import { noGrad } from "../autograd.js";
 import { tensor, zeros } from "../creation.js";
 import { TensorError } from "../errors.js";
 import { activeTrace } from "../fx/active.js";
 import { setInitial } from "../nn/module.js";
 import { engine } from "../runtime.js";
-import type { Tensor } from "../tensor.js";
+import type { Placement } from "../sharding/parts.js";
+import { Tensor } from "../tensor.js";
 
 /** Parameters that share settings of their own. */
 export interface ParamGroup<O> {
@@ -15,6 +18,10 @@ export interface ParamGroup<O> {
 /** Parameters, or groups of them with settings that differ from the optimizer's. As torch.optim's param_groups. */
 export type Params<O> = Iterable<Tensor> | readonly ({ readonly params: Iterable<Tensor> } & Partial<O>)[];
 
+/** Whether `stateDict` has state of the parameter, number `i`, under that name. */
+const isStateOf = (key: string, param: Tensor, i: number): boolean =>
+  key.slice(0, Math.max(key.lastIndexOf("."), 0)) === (param.name || String(i));
+
 /** What every optimizer is: state by parameter, a learning rate that changes without a recompile. As torch.optim.Optimizer. */
 export abstract class Optimizer<O extends { lr: number }> {
   readonly groups: readonly ParamGroup<O>[];
@@ -22,7 +29,10 @@ export abstract class Optimizer<O extends { lr: number }> {
   /** Updates taken, a 0-d float32 tensor: one count for all parameters, as in optax. */
   protected readonly stepCount: Tensor;
   private rate: number;
-  private rates = new Map<number, Tensor>();
+  /** The learning rate of each group, a 0-d tensor: an input of the step, so that a new one never recompiles. */
+  private readonly rates: readonly Tensor[];
+  /** While a step is recorded that may be skipped: what parameters and state were. */
+  private before: Map<Tensor, Node> | null = null;
 
   constructor(params: Params<O>, options: O) {
     const list = [...(params as Iterable<Tensor | ({ params: Iterable<Tensor> } & Partial<O>)>)];
@@ -39,6 +49,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     if (!(options.lr >= 0))
       throw new TensorError("optim", `the learning rate is ${options.lr}, not a number of at least 0`);
     this.rate = options.lr;
+    this.rates = this.groups.map((group) => tensor(group.options.lr));
     this.stepCount = zeros([]);
     engine().markInitial(this.stepCount);
   }
@@ -50,22 +61,34 @@ export abstract class Optimizer<O extends { lr: number }> {
   set lr(value: number) {
     if (!(value >= 0))
       throw new TensorError("optim", `the learning rate is ${value}, not a number of at least 0`);
+    if (value === this.rate) return;
     this.rate = value;
+    const base = this.groups[0].options.lr;
+    for (const [i, { options }] of this.groups.entries())
+      Tensor.give(this.rates[i], tensor(base === 0 ? value : (options.lr / base) * value).node);
   }
 
   parameters(): Tensor[] {
     return this.groups.flatMap((group) => group.params);
   }
 
-  /** Records the update of every parameter that has a gradient. As torch.optim.Optimizer.step. */
-  step(): void {
+  /**
+   * Records the update of every parameter that has a gradient. Where `unless`, a bool scalar, is true on the device, parameters
+   * and state stay as they were. As torch.optim.Optimizer.step.
+   */
+  step(unless: Tensor | null = null): void {
     activeTrace?.refuse("optim", "an optimizer takes a step in what is traced: trace the forward alone");
     noGrad(() => {
+      this.before = unless && new Map(this.parameters().map((param) => [param, param.node]));
+      this.before?.set(this.stepCount, this.stepCount.node);
       this.stepCount.add_(1);
-      for (const { params, options } of this.groups) {
+      for (const [i, { params, options }] of this.groups.entries()) {
         const withGrad = params.filter((param) => param.grad !== null);
-        if (withGrad.length > 0) this.update(withGrad, options, this.rateTensor(options.lr));
+        if (withGrad.length > 0) this.update(withGrad, options, this.rates[i]);
       }
+      for (const [tensor, old] of this.before ?? [])
+        if (tensor.node !== old) tensor.assign_(ops.where([(unless as Tensor).node, old, tensor.node], {}));
+      this.before = null;
     });
   }
 
@@ -91,12 +114,25 @@ export abstract class Optimizer<O extends { lr: number }> {
     const step = saved.get("step");
     if (step) setInitial(this.stepCount, step);
     for (const [i, param] of this.parameters().entries()) {
-      const prefix = `${param.name || i}.`;
       for (const [key, value] of saved) {
-        if (!key.startsWith(prefix) || key.slice(prefix.length).includes(".")) continue;
-        setInitial(this.state(param, key.slice(prefix.length), value.shape), value);
+        if (!isStateOf(key, param, i)) continue;
+        setInitial(this.state(param, key.slice(key.lastIndexOf(".") + 1), value.shape), value);
       }
     }
+  }
+
+  /** Where state of that name in `stateDict` lies, or will once it is there; null where every device has it whole. */
+  placementOf(key: string, shape: Shape): Placement | null {
+    const { mesh } = engine();
+    const found = [...this.parameters().entries()].find(([i, param]) => isStateOf(key, param, i));
+    if (!mesh || !found) return null;
+    const layout = this.layoutOf(found[1], shape);
+    return layout && { mesh, spec: specOf(mesh, layout) };
+  }
+
+  /** State of a parameter's shape lies as the parameter, unless the parameter says otherwise. */
+  private layoutOf(param: Tensor, shape: Shape): Dims | null {
+    return sameShape(shape, param.shape) ? (param.stateLayout ?? param.layout) : null;
   }
 
   protected abstract update(params: readonly Tensor[], options: O, lr: Tensor): void;
@@ -106,23 +142,16 @@ export abstract class Optimizer<O extends { lr: number }> {
     const states = this.states.get(param) ?? new Map<string, Tensor>();
     this.states.set(param, states);
     const existing = states.get(name);
-    if (existing) return existing;
+    if (existing) {
+      this.before?.set(existing, existing.node);
+      return existing;
+    }
     const fresh = zeros(shape);
-    if (shape === param.shape) fresh.layout = param.stateLayout ?? param.layout;
+    fresh.layout = this.layoutOf(param, shape);
+    if (param.name) fresh.name = `${param.name}.${name}`;
     engine().markInitial(fresh);
     states.set(name, fresh);
+    this.before?.set(fresh, fresh.node);
     return fresh;
-  }
-
-  /** The learning rate as a 0-d input, uploaded only when it changes. */
-  private rateTensor(groupRate: number): Tensor {
-    const base = this.groups[0].options.lr;
-    const rate = base === 0 ? this.rate : (groupRate / base) * this.rate;
-    const existing = this.rates.get(rate);
-    if (existing) return existing;
-    if (this.rates.size >= this.groups.length) this.rates.clear();
-    const made = tensor(rate);
-    this.rates.set(rate, made);
-    return made;
   }
 }

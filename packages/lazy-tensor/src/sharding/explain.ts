@@ -5,8 +5,10 @@ import {
   formatExplanation,
   type Mesh,
   ShardingError,
+  shardingDot,
 } from "@lazuli/sharding";
 import type { StepEvent } from "../events.js";
+import { meshInputs } from "../mesh_program.js";
 import { engine } from "../runtime.js";
 
 export interface ShardingExplanation {
@@ -17,6 +19,11 @@ export interface ShardingExplanation {
   readonly bytesByAxes: ReadonlyMap<string, number>;
   /** Most bytes one device holds at once: what the step reads and writes, and its planned intermediates. */
   readonly peakBytes: number;
+  /**
+   * One device's program for Graphviz, the largest of the step's: every value with its layout, collectives coloured by the axes
+   * they go over. `dot -Tsvg` draws it.
+   */
+  toDot(): string;
   /** A table for people. */
   toString(): string;
 }
@@ -37,6 +44,20 @@ function peakOf({ info, graph }: StepEvent): number {
   return inputs + info.outputBytes + info.arenaBytes + info.constantBytes;
 }
 
+const namesOf = ({ inputs, outputs }: StepEvent): { inputs: string[]; outputs: string[] } => ({
+  inputs: inputs.map(({ name }) => name),
+  outputs: outputs.map(({ name }) => name),
+});
+
+function dotOf(programs: readonly StepEvent[], mesh: Mesh): string {
+  const size = ({ graph }: StepEvent): number => (graph as Graph).nodes.length;
+  const [largest] = [...programs].sort((a, b) => size(b) - size(a));
+  if (!largest) throw new ShardingError("toDot", "the step ran no program");
+  const graph = largest.graph as Graph;
+  const ends = meshInputs(graph) ?? { mesh, inputs: [] };
+  return shardingDot(graph, ends.mesh, { inputs: ends.inputs, names: namesOf(largest).inputs });
+}
+
 /**
  * Runs a step, takes what it records, and tells every collective in it: op, mesh axes, bytes, times, where in the model,
  * and why. Bytes are what one device sends, by the usual ring algorithms. Throws ShardingError where nothing lies over a
@@ -55,7 +76,7 @@ export async function explainSharding(step: () => unknown): Promise<ShardingExpl
   const { mesh } = current;
   if (!mesh) throw new ShardingError("explainSharding", "no tensor lies over a mesh: markSharding first");
   const meshed = programs.filter(({ graph }) => graph !== null);
-  const rows = meshed.flatMap(({ graph }) => explainGraph(graph as Graph, mesh));
+  const rows = meshed.flatMap((event) => explainGraph(event.graph as Graph, mesh, namesOf(event)));
   const bytesByAxes = new Map<string, number>();
   for (const { axes, bytes } of rows) {
     const key = axes.join(" ");
@@ -67,6 +88,7 @@ export async function explainSharding(step: () => unknown): Promise<ShardingExpl
     rows,
     bytesByAxes,
     peakBytes,
+    toDot: () => dotOf(meshed, mesh),
     toString: () => `${formatExplanation(rows, mesh)}peak on one device: ${formatMemory(peakBytes)}\n`,
   };
 }

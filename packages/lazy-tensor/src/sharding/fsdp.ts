@@ -1,7 +1,16 @@
 import { type DType, isFloat } from "@lazuli/fx-trace";
-import { type Dims, localSize, type Mesh, replicated, ShardingError, sameDims } from "@lazuli/sharding";
+import {
+  axesIn,
+  type Dims,
+  localSize,
+  type Mesh,
+  replicated,
+  ShardingError,
+  sameDims,
+} from "@lazuli/sharding";
 import type { Module } from "../nn/module.js";
 import type { Parameter } from "../nn/parameter.js";
+import { checkedCommunication } from "../options.js";
 import { engine } from "../runtime.js";
 import { Tensor } from "../tensor.js";
 import { constrain, layOut } from "./mark.js";
@@ -23,6 +32,10 @@ export interface FullyShardOptions {
   readonly wrap?: readonly string[];
   /** Gives the gathered parameters up after a module's forward and gathers them again in backward. Default true (ZeRO-3). */
   readonly reshardAfterForward?: boolean;
+  /** Most bytes of a module's parameters, or of its gradients, that go over the mesh as one. Default 25 MB. Of all models on the mesh. */
+  readonly bucketBytes?: number;
+  /** Modules whose parameters are gathered while the one before them computes: so many more are there at once. Default 1. Of all models on the mesh. */
+  readonly prefetch?: number;
 }
 
 /**
@@ -33,13 +46,22 @@ export interface FullyShardOptions {
  */
 export function fullyShard<M extends Module>(model: M, mesh: Mesh, options: FullyShardOptions = {}): M {
   const { axis = "fsdp" } = options;
-  const axes = (typeof axis === "string" ? [axis] : axis).map((name) => mesh.axis(name, "fullyShard"));
-  engine().useMesh(mesh);
+  const named = (typeof axis === "string" ? [axis] : axis).map((name) => mesh.axis(name, "fullyShard"));
+  const current = engine();
+  const grid = current.useMesh(mesh);
+  const axes = named.flatMap((position) => axesIn(mesh, grid)[position]);
+  const { bucketBytes = current.communication.bucketBytes, prefetch = current.communication.prefetch } =
+    options;
+  current.communication = checkedCommunication("fullyShard", {
+    ...current.communication,
+    bucketBytes,
+    prefetch,
+  });
   const taken = new Set<Parameter>();
   for (const module of wrappedModules(model, options.wrap)) {
     const mine = module.parameters().filter((param) => !taken.has(param));
     for (const param of mine) taken.add(param);
-    shardGroup(module, mine, mesh, axes, options);
+    shardGroup(module, mine, grid, axes, options);
   }
   return model;
 }

@@ -1,5 +1,17 @@
+export {
+  allGather,
+  allReduce,
+  allToAll,
+  axisIndex,
+  axisSize,
+  collectivePermute,
+  type MeshAxes,
+  reduceScatter,
+} from "./collectives.js";
 export { explainSharding, type ShardingExplanation } from "./explain.js";
 export { type FullyShardOptions, fullyShard, type ZeroStage } from "./fsdp.js";
+export { deviceHosts } from "./hosts.js";
+export { type ManualShardingOptions, manualSharding } from "./manual.js";
 export {
   type ConstraintDirection,
   clearSharding,
@@ -8,4 +20,5 @@ export {
   markSharding,
 } from "./mark.js";
 export { type ActivationOptions, type ShardingPatterns, shardActivations, shardModule } from "./module.js";
+export { type PartIndex, type Placement, placementOf, tensorFromCallback } from "./parts.js";
 export { shardingSvg, visualizeSharding } from "./visualize.js";

@@ -1,6 +1,7 @@
 import { ops, sizeOf } from "@lazuli/fx-trace";
 import {
   type Dims,
+  dimsIn,
   encodeDims,
   localRange,
   localShape,
@@ -13,7 +14,7 @@ import { noGrad } from "../autograd.js";
 import type { DeviceBuffer } from "../buffer.js";
 import { engine } from "../runtime.js";
 import { Tensor } from "../tensor.js";
-import { type DataArray, decodeArray, rawArray } from "../typed_array.js";
+import { copyBlock, type DataArray, decodeArray, rawArray } from "../typed_array.js";
 
 /**
  * What is laid out: the value and its gradient (`both`), the value alone (`forward`), the gradient alone (`backward`), or the
@@ -21,16 +22,16 @@ import { type DataArray, decodeArray, rawArray } from "../typed_array.js";
  */
 export type ConstraintDirection = "both" | "forward" | "backward" | "regather";
 
-/** x, laid out over the mesh as `dims` says. */
+/** x, laid out as `dims` over the mesh says. */
 export function constrain(
   x: Tensor,
   mesh: Mesh,
   dims: Dims,
   direction: ConstraintDirection = "both",
 ): Tensor {
-  return new Tensor(
-    ops.sharding_constraint([x.node], { mesh: mesh.sizes, dims: encodeDims(dims), direction }),
-  );
+  const grid = engine().useMesh(mesh);
+  const own = encodeDims(dimsIn(mesh, dims, grid));
+  return new Tensor(ops.sharding_constraint([x.node], { mesh: grid.attr, dims: own, direction }));
 }
 
 /**
@@ -41,7 +42,6 @@ export function constrain(
  */
 export function markSharding<T extends Tensor>(tensor: T, mesh: Mesh, spec: PartitionSpec): T {
   const dims = parseSpec("markSharding", mesh, spec, tensor.shape);
-  engine().useMesh(mesh);
   return layOut(tensor, mesh, dims);
 }
 
@@ -51,7 +51,7 @@ export function layOut<T extends Tensor>(tensor: T, mesh: Mesh, dims: Dims): T {
     return tensor;
   }
   // Its first value is laid out by the program that makes it.
-  tensor.layout = dims;
+  tensor.layout = dimsIn(mesh, dims, engine().useMesh(mesh));
   noGrad(() => tensor.assign_(constrain(tensor.detach(), mesh, dims).node));
   engine().markInitial(tensor);
   return tensor;
@@ -80,9 +80,10 @@ export async function localShards(tensor: Tensor): Promise<LocalShard[]> {
     current.keep(tensor.node);
     await current.step();
   }
-  const { device, mesh } = current;
+  const { device } = current;
   const buffer = tensor.node.storage as DeviceBuffer;
-  const dims = buffer.layout ?? replicated(tensor.rank);
+  const { mesh } = buffer;
+  const dims = buffer.dims ?? replicated(tensor.rank);
   const padded = mesh ? localShape(mesh, tensor.shape, dims) : tensor.shape;
   return Promise.all(
     device.localDevices.map(async (number) => {
@@ -105,15 +106,6 @@ export async function localShards(tensor: Tensor): Promise<LocalShard[]> {
 /** The elements of an array of shape `from` that an array of shape `to` at its origin has. */
 function cut(data: DataArray, from: readonly number[], to: readonly number[]): DataArray {
   const out = data.slice(0, sizeOf(to)) as DataArray;
-  const strides = from.map((_, d) => sizeOf(from.slice(d + 1)));
-  for (let i = 0; i < out.length; i++) {
-    let rest = i;
-    let at = 0;
-    for (let d = to.length - 1; d >= 0; d--) {
-      at += (rest % to[d]) * strides[d];
-      rest = Math.floor(rest / to[d]);
-    }
-    out[i] = data[at];
-  }
+  copyBlock(out, to, data, from, to);
   return out;
 }

@@ -18,7 +18,8 @@ constexpr size_t kSmallBytes = 4096;  // reduced by every rank for itself: one m
 constexpr Spread kDense{SIZE_MAX, SIZE_MAX};
 
 // A rank that waits lets others have the processor from the first, as there may be fewer than ranks. A large
-// message moves only while MPI is called: sleep comes late, and is short.
+// message moves only while MPI is called: sleep comes late, and is short. Beside computation it comes at
+// once.
 constexpr std::chrono::microseconds kYields{2000}, kSleep{50};
 
 size_t roundDown(size_t bytes) { return std::max(kLine, bytes / kLine * kLine); }
@@ -45,6 +46,7 @@ void MpiCommunicator::checkPeers(const std::string& label, steady_clock::time_po
   if (told > 0) breakDown(text, false);
   const std::string self = "device " + std::to_string(job_.rank()) + ": ";
   if (closed_) breakDown(self + "the device was closed");
+  if (isInterrupted_) throw CollectiveError(self + "the run failed");  // which tells the others of its reason
   if (steady_clock::now() - start < timeout_) return;
   char seconds[32];
   std::snprintf(seconds, sizeof(seconds), "%g", static_cast<double>(timeout_.count()) / 1000);
@@ -61,7 +63,7 @@ void MpiCommunicator::finish(const std::string& label) {
       if (left < 0) breakDown(label + ": " + job_.api().error());
     }
     checkPeers(label, start);
-    if (steady_clock::now() - start < kYields)
+    if (isAwaited() && steady_clock::now() - start < kYields)
       sched_yield();
     else
       std::this_thread::sleep_for(kSleep);

@@ -28,6 +28,7 @@ class MpiCommunicator final : public Communicator {
                std::span<const int64_t> targets) override;
   void fail(const std::string& error) override { job_.fail(error, true); }
   void close() override { closed_ = true; }
+  void interrupt() override { isInterrupted_ = true; }
 
   /// Every rank's bytes, of any length.
   std::vector<std::vector<std::byte>> gather(std::span<const std::byte> bytes);
@@ -49,7 +50,7 @@ class MpiCommunicator final : public Communicator {
 
   MpiJob& job_;
   const std::chrono::milliseconds timeout_;
-  std::atomic<bool> closed_{false};
+  std::atomic<bool> closed_{false}, isInterrupted_{false};
   std::string refusal_;             // of the device's own thread
   std::vector<std::byte> staging_;  // of a limited size: what is longer goes in segments
 };

@@ -1,0 +1,9 @@
+#pragma once
+
+#include "kernel.h"
+
+namespace lazuli {
+
+extern const KernelEntry linearCrossEntropyEntry, linearCrossEntropyGradEntry;
+
+}  // namespace lazuli
