@@ -20,7 +20,7 @@ function chosen(op: SampledOp): Sample[] {
     (sample: Sample) => !["larger than tiles", "1031", "many"].some((size) => sample.name.includes(size)),
   );
   const wanted = ["special", "bfloat16", "int64", "uint8", "bool"];
-  return list.filter((sample: Sample, i) => i < 2 || wanted.includes(sample.name));
+  return list.filter((sample: Sample, i) => i < 1 || wanted.includes(sample.name));
 }
 
 interface Case {
@@ -48,7 +48,7 @@ describe.skipIf(python === null)("StableHLO through XLA", () => {
         outputs: graph.outputs.map(({ type }) => type),
       })),
     );
-  }, 300_000);
+  }, 600_000);
   afterAll(() => device?.close());
 
   it.each(cases.map((each, i) => [`${each.op}/${each.sample.name}`, i] as const))("%s", async (_, i) => {

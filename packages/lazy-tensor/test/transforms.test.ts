@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import {
   bernoulli,
+  compile,
   F,
   functionalCall,
   fx,
@@ -19,6 +20,7 @@ import {
   type Shape,
   ShapeError,
   stack,
+  sync,
   type Tensor,
   TensorError,
   tensor,
@@ -337,5 +339,39 @@ describe("transforms of traced functions", () => {
       loop((one) => model.forward(one), more),
       1e-6,
     );
+  });
+});
+
+describe("transforms and compile", () => {
+  it("are compiled with the function they are in, and repeated", async () => {
+    const model = new nn.Sequential(new nn.Linear(4, 8), new nn.LayerNorm(8), new nn.Linear(8, 1));
+    const parameters: Record<string, Tensor> = Object.fromEntries(model.namedParameters());
+    const loss = (given: Record<string, Tensor>, x: Tensor): Tensor =>
+      functionalCall(model, given, x).square().sum();
+    const fn = (x: Tensor) => ({
+      each: vmap(grad(loss), { inAxes: [null, 0] })(parameters, x),
+      product: jvp(
+        grad((at: Tensor) => at.pow(3).sum()),
+        [x],
+        [x],
+      )[1],
+      hessians: vmap(hessian((at: Tensor) => at.exp().sum()))(x),
+    });
+    const compiled = compile(fn);
+    for (let step = 0; step < 3; step++) {
+      const x = randn([5, 4]);
+      await sync(x);
+      const [found, wanted] = [compiled(x), fn(x)];
+      for (const name of Object.keys(parameters)) await expectSame(found.each[name], wanted.each[name], 1e-5);
+      await expectSame(found.product, wanted.product, 1e-5);
+      await expectSame(found.hessians, wanted.hessians, 1e-5);
+    }
+  });
+
+  it("take a compiled function as what it is made of", async () => {
+    const x = randn([3, 4]);
+    const compiled = compile((one: Tensor) => one.sin().sum());
+    await expectSame(vmap(compiled)(x), x.sin().sum(1), 1e-6);
+    expect(() => grad(compiled)(x)).toThrow(GradError);
   });
 });

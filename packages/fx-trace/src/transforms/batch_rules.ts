@@ -1,6 +1,5 @@
 import { ValueError } from "../errors.js";
 import { apply, type Node } from "../node.js";
-import type { Attrs } from "../opdef.js";
 import * as f from "../ops/build.js";
 import { type OpName, type OpTable, ops } from "../ops/table.js";
 import {
@@ -45,8 +44,8 @@ const source: BatchRule = (node, inputs) =>
   );
 
 /** The key is the step's: numbers differ by stream and element, so a batch more of elements are other numbers. */
-const random: BatchRule = (node, [key], { size, randomness }) => {
-  if (key.batched)
+const random: BatchRule = (node, inputs, { size, randomness }) => {
+  if (inputs.some(({ batched }) => batched))
     throw new ValueError(node.op.name, "draws by a key that is batched: one key serves all examples");
   if (randomness === "error") {
     throw new ValueError(
@@ -54,9 +53,13 @@ const random: BatchRule = (node, [key], { size, randomness }) => {
       'draws random numbers under vmap: say vmap(fn, { randomness: "different" }) for numbers of its own for every example, or "same"',
     );
   }
-  const shape = randomness === "same" ? node.attrs.shape : inFront(size, node.attrs.shape);
-  const made = apply(node.op, [key.node], { ...node.attrs, shape } as Attrs);
-  return resultsOf(made, randomness === "different");
+  const { shape, whole } = node.attrs;
+  const attrs =
+    randomness === "same"
+      ? node.attrs
+      : { ...node.attrs, shape: inFront(size, shape), whole: inFront(size, whole) };
+  const operands = inputs.map((input) => input.node);
+  return resultsOf(apply(node.op, operands, attrs), randomness === "different");
 };
 
 /** Two batches are one batch dim more. One is a free dim of its operand, which the result has behind the batch dims. */

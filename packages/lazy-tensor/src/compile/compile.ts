@@ -72,8 +72,9 @@ class Compiled {
   ) {}
 
   call(args: unknown[]): unknown {
-    if (watcher !== null) return this.fn(...args); // a part of what is being recorded
     const current = engine();
+    // A part of what is being recorded: by another compiled function, or by a transform into a graph of its own.
+    if (watcher !== null || !current.isRecording) return this.fn(...args);
     if (!current.isSettled) current.takeStep();
     const call = takeApart(args);
     let reason = "the first call";
