@@ -102,7 +102,7 @@ describe("FxGraph", () => {
 
   it("keeps what draws random numbers or sets a buffer", () => {
     const { graph, x } = layer();
-    graph.callFunction("random_uniform", [], { shape: [2], dtype: "float32" });
+    graph.callFunction("random_uniform", [], { shape: [2], whole: [2], dtype: "float32" });
     graph.setAttr("seen", x);
     expect(graph.eliminateDeadCode()).toBe(0);
     graph.lint();
@@ -252,7 +252,7 @@ describe("core graphs", () => {
 
   it("draws of the step's key get one key and streams in order", () => {
     const graph = new FxGraph();
-    const draw = () => graph.callFunction("random_uniform", [], { shape: [2], dtype: "float32" });
+    const draw = () => graph.callFunction("random_uniform", [], { shape: [2], whole: [2], dtype: "float32" });
     graph.output([draw(), draw()]);
     const lowered = lowerGraph(graph);
     expect(lowered.inputs).toEqual([{ kind: "random_key" }]);
