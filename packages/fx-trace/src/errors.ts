@@ -75,5 +75,5 @@ export class TraceError extends LazuliError {
     super(op, source ? `${detail}, at ${source}` : detail, scope, options);
   }
 }
-/** A traced program was called with what it was specialised against. */
+/** A traced or compiled program was called with what it was specialised against. */
 export class GuardError extends TraceError {}

@@ -8,7 +8,5 @@ export class TensorError extends LazuliError {}
 export class FileFormatError extends LazuliError {}
 /** A state dict that does not fit the module. */
 export class StateDictError extends LazuliError {}
-/** A call that does not fit what a compiled function recorded, where it may not record again; names the guard that failed. */
-export class GuardError extends LazuliError {}
 /** What cannot be exported, or an exported program called with what it was not exported for. */
 export class ExportError extends LazuliError {}

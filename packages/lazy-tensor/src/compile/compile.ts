@@ -1,7 +1,7 @@
-import { GradError } from "@lazuli/fx-trace";
+import { GradError, GuardError } from "@lazuli/fx-trace";
 import type { DeviceBuffer } from "../buffer.js";
 import type { Engine } from "../engine.js";
-import { GuardError, TensorError } from "../errors.js";
+import { TensorError } from "../errors.js";
 import { Module } from "../nn/module.js";
 import { treeLeaves, treeMap } from "../pytree.js";
 import { engine } from "../runtime.js";
