@@ -5,6 +5,7 @@ import { compare, formatComparison, type PeerName, peerNames } from "./compare.j
 import { attentionBenchmark, fusionBenchmark, matmulBenchmark } from "./kernels.js";
 import type { Result } from "./measure.js";
 import { planBenchmark } from "./plan.js";
+import { profileBenchmark } from "./profile.js";
 import { dispatchUs, replayBenchmark, traceBenchmark } from "./record.js";
 import { trainBenchmark } from "./train.js";
 
@@ -52,6 +53,13 @@ const training = (name: string, description: string) =>
 training("train", "training steps of a Llama on random ids").action(async ({ json, ...options }) =>
   print(await trainBenchmark(options), json),
 );
+training("profile", "time, GFLOP/s and GB/s of a training step's kernels, against the machine's ceilings")
+  .option("--top <n>", "kernels shown", count, 25)
+  .action(async ({ json, ...options }) => {
+    const { result, table } = await profileBenchmark(options);
+    if (!json) console.log(`${table}\n`);
+    print(result, json);
+  });
 bench("trace", "recording a deep decoder, and dispatch")
   .option("--layers <n>", "decoder layers", count, 100)
   .action(async ({ json, layers }) => print(await traceBenchmark({ layers }), json));

@@ -6,10 +6,10 @@ import {
   byteTokenizer,
   loadSafetensors,
   NpyBatches,
+  openText,
   optim,
   placedAs,
   RandomBatches,
-  readText,
   writeFileAtomically,
 } from "@lazuli/lazy-tensor";
 import { UsageError } from "./cli.js";
@@ -56,7 +56,7 @@ export async function openData(options: TrainOptions, { config, batch, seq }: Mo
     return checkShape(options, await NpyBatches.open(paths[0], config.vocab_size));
   }
   checkBytes(config);
-  const stream = await readText(paths);
+  const stream = await openText(paths);
   const shape = { batch: options.batch ?? batch, seq: options.seq ?? seq };
   return new RandomBatches(stream, { ...shape, seed: options.seed, name: paths.join(", ") });
 }

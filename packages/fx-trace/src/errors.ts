@@ -75,5 +75,5 @@ export class TraceError extends LazuliError {
     super(op, source ? `${detail}, at ${source}` : detail, scope, options);
   }
 }
-/** A traced or compiled program was called with what it was specialised against. */
+/** A call that does not fit what was traced or compiled, where that may not be done anew; names the guard that failed. */
 export class GuardError extends TraceError {}

@@ -230,7 +230,9 @@ function readAgain(x: Node, again: Again, region: Region | null): Node {
     made = atScope(x.scope, () => apply(x.op, inputs, { ...x.attrs, direction: "forward" }));
   } else if (isInside || (cheap.has(x.op.name) && x.storage === null)) {
     const inputs = x.inputs.map((input) => readAgain(input, again, region));
-    if (inputs.some((input, k) => input !== x.inputs[k]))
+    // What is made of nothing is made again too: random numbers are not kept either, and are the same.
+    const isSource = x.op.unique || x.op.lower === "source";
+    if ((isInside && isSource) || inputs.some((input, k) => input !== x.inputs[k]))
       made = atScope(x.scope, () => apply(x.op, inputs, x.attrs));
   }
   again.values.set(x, made);

@@ -95,6 +95,20 @@ describe("fuseLinearCrossEntropy", () => {
     expect(names).not.toContain("dot_general");
   });
 
+  it("does the same to a loss recorded as one op", () => {
+    const withLoss = (loss: (losses: Node) => Node): string[] =>
+      fused(
+        graphOf((x, weight, target) => {
+          const value = loss(resultOf(ops.linear_cross_entropy([x, weight, target], attrs), 0));
+          return [value, ...gradientsOf(value, [x, weight])];
+        }),
+      );
+    const known = withLoss((losses) => sum(losses));
+    expect([count(known, "linear_cross_entropy"), count(known, "linear_cross_entropy_grad")]).toEqual([0, 1]);
+    const late = withLoss((losses) => sum(mul(losses, losses)));
+    expect([count(late, "linear_cross_entropy"), count(late, "linear_cross_entropy_grad")]).toEqual([1, 1]);
+  });
+
   it("does not wait for itself where two losses weigh each other", () => {
     const names = fused(
       graphOf((x, weight, target) => {

@@ -1,23 +1,16 @@
 import type { Ids, NativeDevice, RunResult } from "@lazuli/cuda-backend";
 import {
-  closeGraph,
   currentRecorder,
   currentScope,
-  dce,
   encodeNodes,
   formatType,
-  fuseLinearCrossEntropy,
   hashWords,
   input as inputOp,
   type Node,
   ops,
-  type RunPassesOptions,
   reachable,
-  runPasses,
   setRecorder,
-  standardPasses,
   type TensorType,
-  TraceError,
   withRecorder,
 } from "@lazuli/fx-trace";
 import {
@@ -32,34 +25,18 @@ import { inject, injectable } from "tsyringe";
 import { checkAgreement } from "./agreement.js";
 import { BufferPool, type DeviceBuffer } from "./buffer.js";
 import { watchedBy, watcher } from "./compile/watcher.js";
+import { ProgramCompiler } from "./compiler.js";
 import { debugLevel } from "./debug.js";
-import { StaleTensorError, TensorError } from "./errors.js";
+import { TensorError } from "./errors.js";
 import type { Events, StepEvent } from "./events.js";
 import { activeTrace } from "./fx/active.js";
-import { keyOnMesh, partitionForMesh, stateLayout } from "./mesh_program.js";
+import type { GradHolder, Holder } from "./holder.js";
+import { requireLive } from "./liveness.js";
+import { keyOnMesh } from "./mesh_program.js";
 import { type Communication, checkedCommunication, type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
-import { type CachedProgram, explainMiss, ProgramCache, summarize } from "./program_cache.js";
-
-/** What holds a node: the engine keeps values of those assigned to until the step is taken. */
-export interface Holder {
-  node: Node;
-  readonly name: string;
-  /** Parameters, buffers and optimizer state: every new value is kept, and takes over the old one's memory. */
-  isState: boolean;
-  /** The buffer the holder had when it was last computed; donated when the holder's new value is. */
-  committed: DeviceBuffer | null;
-  /** How the value lies over the engine's mesh after every step; null where nothing was asked. */
-  layout: Dims | null;
-}
-
-/** A holder of a gradient: kept if it still has one when the step is taken. */
-export interface GradHolder {
-  readonly grad: { readonly node: Node } | null;
-  readonly presentLayout: Dims | null;
-  /** Where not as the value itself. */
-  readonly gradLayout: Dims | null;
-}
+import { type CachedProgram, ProgramCache } from "./program_cache.js";
+import { StepRoots } from "./step_roots.js";
 
 type ProgramEnds = Pick<StepEvent, "inputs" | "outputs">;
 /** The same by number. */
@@ -93,17 +70,10 @@ export interface TakenStep {
 export class Engine {
   private readonly pool: BufferPool;
   private readonly cache: ProgramCache;
-  /** Nodes given to tensors since the last step: those nothing consumed are kept. */
-  private visible = new Set<Node>();
+  private readonly compiler: ProgramCompiler;
+  private readonly roots = new StepRoots();
   private pendingCount = 0;
-  private assigned = new Set<Holder>();
-  private gradHolders = new Set<GradHolder>();
-  private kept = new Set<Node>();
-  /** First values of parameters and other state: computed by a program of their own, so that step 1 equals step 2. */
-  private initials = new Map<Holder, Node>();
-  private retired: Node[] = [];
   private warnedPending = false;
-  private programs = 0;
   private inFlight: Promise<unknown> = Promise.resolve();
   /** Runs of repeated steps that nobody waits for yet: the next step tells of their failures. */
   private readonly unreported = new Set<Promise<void>>();
@@ -123,6 +93,7 @@ export class Engine {
     @inject(TOKENS.options) private readonly options: EngineOptions,
   ) {
     this.pool = new BufferPool(device);
+    this.compiler = new ProgramCompiler(device, events, options);
     this.cache = new ProgramCache(options.cacheCapacity, (program) => device.release(program.executable));
     this.randomState.seed = options.seed;
     this.contextParallel = options.contextParallel;
@@ -165,18 +136,18 @@ export class Engine {
 
   /** A tensor now shows this node to the user. */
   show(node: Node): void {
-    if (activeTrace === null && this.isRecording) this.visible.add(node);
+    if (activeTrace === null && this.isRecording) this.roots.visible.add(node);
   }
 
   /** The node's tensor was given another value in place: unless something else asks for the old one, it is not kept. */
   hide(node: Node): void {
-    this.visible.delete(node);
+    this.roots.visible.delete(node);
   }
 
   /** Keeps the node's value in the next step whatever consumes it. */
   keep(node: Node): void {
     activeTrace?.refuse("sync", "a step is taken in what is traced: call sync() outside");
-    this.kept.add(node);
+    this.roots.kept.add(node);
   }
 
   /** The holder's present node is the first value of a parameter, a buffer or optimizer state. */
@@ -188,16 +159,16 @@ export class Engine {
     this.requireRecording("state", "a parameter, a buffer or optimizer state is made or set");
     const node = holder.node;
     holder.isState = true;
-    if (node.storage === null) this.initials.set(holder, node);
+    if (node.storage === null) this.roots.initials.set(holder, node);
     else this.commit(holder);
   }
 
   markAssigned(holder: Holder): void {
-    this.assigned.add(holder);
+    this.roots.assigned.add(holder);
   }
 
   markGrad(holder: GradHolder): void {
-    this.gradHolders.add(holder);
+    this.roots.gradHolders.add(holder);
   }
 
   /** A leaf that holds `bytes`, uploaded now. */
@@ -290,7 +261,7 @@ export class Engine {
       await this.step();
     }
     const buffer = node.storage as DeviceBuffer;
-    this.requireLive(node, buffer);
+    requireLive(node);
     const download = (id: number): Promise<void> | null => target && this.device.download(id, target);
     if (!buffer.layout?.some((axes) => axes.length > 0)) return (await download(buffer.id)) ?? undefined;
     // Its parts are gathered by a program of its own, so that it works alike wherever the other parts are.
@@ -314,26 +285,7 @@ export class Engine {
 
   /** Gives the node's memory back with the next step, which may still read it. */
   retire(node: Node): void {
-    this.retired.push(node);
-  }
-
-  private requireLive(node: Node, buffer: DeviceBuffer): void {
-    if (buffer.state === "live") return;
-    if (buffer.state === "traced")
-      throw new TraceError(
-        node.op.name,
-        `the value ${formatType(node.type)} was traced and has no data: what the traced function computed was kept (in a cache?) and used after it`,
-        node.scope,
-      );
-    const what =
-      buffer.state === "donated"
-        ? "was overwritten by the update of the parameter or state it came from"
-        : "was disposed (by dispose(), `using`, or zeroGrad())";
-    throw new StaleTensorError(
-      node.op.name,
-      `the value ${formatType(node.type)} is gone: it ${what}. Pass the tensor to sync(tensor), or clone() it, before the step that ends it`,
-      node.scope,
-    );
+    this.roots.retired.push(node);
   }
 
   // --- the step ----------------------------------------------------------------------------------------------------
@@ -348,8 +300,7 @@ export class Engine {
 
   /** Whether everything recorded has been computed or given up. */
   get isSettled(): boolean {
-    const { assigned, gradHolders, kept, retired } = this;
-    return this.pendingCount + assigned.size + gradHolders.size + kept.size + retired.length === 0;
+    return this.pendingCount === 0 && this.roots.isEmpty;
   }
 
   /**
@@ -359,33 +310,28 @@ export class Engine {
   takeStep(results: readonly Node[] | null = null): TakenStep {
     activeTrace?.refuse("sync", "a step is taken in what is traced: call sync() outside");
     const started = performance.now();
-    const initials = new Set([...this.initials.values()].filter((node) => node.storage === null));
-    if (initials.size > 0) {
-      const layouts = new Map<Node, Dims>();
-      for (const [holder, node] of this.initials) layouts.set(node, stateLayout(holder, node));
-      this.runProgram([...initials], new Set(), started, layouts);
-    }
-    for (const [holder, node] of this.initials) {
+    const initials = this.roots.waitingInitials();
+    if (initials.nodes.length > 0) this.runProgram(initials.nodes, new Set(), started, initials.layouts);
+    for (const [holder, node] of this.roots.initials) {
       if (holder.committed && holder.committed !== node.storage) this.pool.free(holder.committed);
       this.commit(holder, node);
     }
-    this.initials.clear();
+    this.roots.initials.clear();
 
-    if (results) {
-      this.visible.clear();
-      this.kept = new Set(results);
-    }
-    const gradHolders = [...this.gradHolders];
+    if (results) this.roots.keepOnly(results);
     const randomKey = this.randomState.key;
-    const { roots, holders, replaced, layouts } = this.takeRoots();
-    const outputs = roots.filter((node) => node.storage === null);
+    const { nodes, holders, gradHolders, replaced, layouts } = this.roots.take(this.mesh !== null);
+    this.pendingCount = 0;
+    this.randomState.key = null;
+    this.randomState.stream = 0;
+    const outputs = nodes.filter((node) => node.storage === null);
     const ran =
       outputs.length > 0
         ? this.runProgram(outputs, replaced, performance.now(), layouts)
         : { program: null, inputs: [], donated: [] };
     // State that was overwritten without being read is no input of the program: its memory is given back here.
     for (const buffer of replaced) this.pool.free(buffer);
-    for (const node of this.retired.splice(0)) this.free(node);
+    for (const node of this.roots.retired.splice(0)) this.free(node);
     for (const holder of holders) this.commit(holder);
     return { ...ran, outputs, holders, gradHolders, randomKey };
   }
@@ -444,43 +390,6 @@ export class Engine {
     await this.inFlight;
   }
 
-  /** The values this step keeps, and the buffers their updates replace. */
-  private takeRoots(): {
-    roots: Node[];
-    holders: Holder[];
-    replaced: Set<DeviceBuffer>;
-    layouts: Map<Node, Dims>;
-  } {
-    const roots = new Set<Node>();
-    const layouts = new Map<Node, Dims>();
-    const onMesh = this.mesh !== null;
-    const replaced = new Set<DeviceBuffer>();
-    const holders = [...this.assigned];
-    for (const holder of holders) {
-      roots.add(holder.node);
-      if (onMesh && (holder.layout || holder.isState))
-        layouts.set(holder.node, stateLayout(holder, holder.node));
-      const old = holder.committed;
-      if (old && old !== holder.node.storage && old.state === "live") replaced.add(old);
-    }
-    for (const { grad, presentLayout, gradLayout } of this.gradHolders) {
-      if (!grad) continue;
-      roots.add(grad.node);
-      if (onMesh) layouts.set(grad.node, gradLayout ?? presentLayout ?? replicated(grad.node.shape.length));
-    }
-    for (const node of this.kept) roots.add(node);
-    for (const node of this.visible) if (node.useCount === 0) roots.add(node);
-    this.assigned = new Set();
-    this.gradHolders = new Set();
-    this.kept = new Set();
-    this.visible = new Set();
-    this.pendingCount = 0;
-    this.randomState.key = null;
-    this.randomState.stream = 0;
-    // In the order of recording: a step that assigns the same values in another order is the same program.
-    return { roots: [...roots].sort((a, b) => a.id - b.id), holders, replaced, layouts };
-  }
-
   private runProgram(
     roots: readonly Node[],
     donated: ReadonlySet<DeviceBuffer>,
@@ -492,30 +401,25 @@ export class Engine {
     const nodes = reachable(roots, isInput);
     for (const node of nodes) {
       if (node.storage === null) continue;
-      this.requireLive(node, node.storage as DeviceBuffer);
+      requireLive(node);
       if ((node.storage as DeviceBuffer).isOutdated) this.layOutAnew(node);
     }
     const encoded = encodeNodes(nodes, roots, { isInput, isDonated });
-    const mesh = this.mesh;
-    const key = mesh
-      ? keyOnMesh(encoded.words, {
-          mesh,
-          contextParallel: this.contextParallel,
-          communication: this.communication,
-          inputs: encoded.inputs,
-          roots,
-          layouts,
-        })
-      : encoded.words;
+    const { mesh, contextParallel, communication } = this;
+    const { inputs } = encoded;
+    const laid = mesh && { mesh, contextParallel, communication, inputs, roots, layouts };
+    const key = laid ? keyOnMesh(encoded.words, laid) : encoded.words;
     const hash = hashWords(key);
     let program = this.cache.find(hash, key);
     const cached = program !== null;
     if (!program) {
-      program = this.compile(hash, key.slice(), nodes, roots, encoded.inputs, isDonated, layouts);
+      const previous = this.cache.last?.summary ?? null;
+      const recorded = { hash, words: key.slice(), nodes, roots, inputs, isDonated, ends: laid, previous };
+      program = this.compiler.compile(recorded);
       this.cache.add(hash, program);
     }
 
-    const inputBuffers = encoded.inputs.map((node) => node.storage as DeviceBuffer);
+    const inputBuffers = inputs.map((node) => node.storage as DeviceBuffer);
     const { outputLayouts } = program;
     const outputBuffers = roots.map((node, i) => this.pool.create(node.type, outputLayouts?.[i]));
     const agreed = cached ? null : this.agree(program);
@@ -532,7 +436,7 @@ export class Engine {
     const settled = this.watch(done, program, ends, cached, performance.now() - started, agreed);
     this.follow(settled);
     const taken = inputBuffers.map((buffer) => donated.has(buffer));
-    return { program, inputs: encoded.inputs, donated: taken, done: settled };
+    return { program, inputs, donated: taken, done: settled };
   }
 
   private async watch(
@@ -588,79 +492,5 @@ export class Engine {
     const { device } = this;
     if (device.deviceCount === device.localDevices.length) return null;
     return checkAgreement(device, program);
-  }
-
-  // --- compiling ---------------------------------------------------------------------------------------------------
-
-  private compile(
-    hash: number,
-    words: Uint32Array,
-    nodes: readonly Node[],
-    roots: readonly Node[],
-    inputs: readonly Node[],
-    isDonated: (input: Node) => boolean,
-    layouts: ReadonlyMap<Node, Dims>,
-  ): CachedProgram {
-    const number = ++this.programs;
-    const recorded = nodes.filter((node) => node.storage === null);
-    const summary = summarize(recorded, roots, inputs, isDonated);
-    const reason = explainMiss(this.cache.last?.summary ?? null, summary);
-    const started = performance.now();
-    const passOptions: RunPassesOptions = {
-      verify: this.options.verifyPasses,
-      onPass: ({ name, graph: after, wallMs }) =>
-        this.events.pass$.next({ program: number, pass: name, ms: wallMs, graph: after }),
-    };
-    const { supports } = this.options;
-    let graph = runPasses(closeGraph(nodes, roots, inputs), standardPasses(supports), passOptions);
-    // Of a device's own part: over a divided vocabulary the loss is in smaller ops.
-    const last = [fuseLinearCrossEntropy(supports), dce];
-    let outputLayouts: readonly Dims[] | null = null;
-    const mesh = this.mesh;
-    if (mesh) {
-      const { contextParallel, communication } = this;
-      const ends = { mesh, contextParallel, communication, inputs, roots, layouts };
-      const parts = partitionForMesh(graph, ends, last, passOptions);
-      graph = parts.graph;
-      outputLayouts = parts.outputs;
-    } else {
-      graph = runPasses(graph, last, passOptions);
-    }
-    const passed = performance.now();
-    const isInput = (node: Node): boolean => node.op.code === inputOp.code;
-    const compiledNodes = graph.nodes.filter((node) => !isInput(node));
-    const program = encodeNodes(compiledNodes, graph.outputs, {
-      isInput,
-      inputs: graph.inputs,
-      isDonated: (_, index) => isDonated(inputs[index]),
-    });
-    const places = compiledNodes.map((node) => ({ op: node.op.name, scope: node.scope }));
-    let compiled: ReturnType<NativeDevice["compile"]>;
-    try {
-      compiled = this.device.compile(program.words, this.options.wantText);
-    } catch (error) {
-      throw placeError(error, places);
-    }
-    this.events.compile$.next({
-      program: number,
-      hash,
-      recordedNodes: recorded.length,
-      compiledNodes: compiledNodes.length,
-      reason,
-      passesMs: passed - started,
-      nativeMs: performance.now() - passed,
-      info: compiled.info,
-      graph,
-    });
-    return {
-      number,
-      words,
-      executable: compiled.id,
-      info: compiled.info,
-      places,
-      summary,
-      outputLayouts,
-      graph: mesh ? graph : null,
-    };
   }
 }

@@ -14,9 +14,9 @@ import { type Dims, decodeDims, type PartitionSpec, specOf, splitSizes } from "@
 import { type BackwardOptions, backward } from "./autograd.js";
 import type { DeviceBuffer } from "./buffer.js";
 import { watcher } from "./compile/watcher.js";
-import type { Holder } from "./engine.js";
 import { TensorError } from "./errors.js";
 import { activeTrace } from "./fx/active.js";
+import type { Holder } from "./holder.js";
 import { engine } from "./runtime.js";
 import { type Layout, layoutNow, presentDims } from "./sharding/layout.js";
 import { type DataArray, decodeArray, rawArray } from "./typed_array.js";

@@ -7,6 +7,7 @@ import {
   findFiles,
   HostRandom,
   NpyBatches,
+  openText,
   RandomBatches,
   readText,
   saveNpy,
@@ -103,6 +104,23 @@ describe("random batches", () => {
       for (let row = 0; row < 8; row++) starts.add(Number(ids[row * 8]));
     }
     expect([...starts].sort()).toEqual([0, 1, 2]);
+  });
+
+  it("are the same of files that are read window by window", async () => {
+    const [text, files] = [await readText([at("text")]), await openText([at("text")])];
+    expect(files.length).toBe(text.length);
+    expect(await files.read(3, text.length - 5)).toEqual(new Uint8Array(text.subarray(3, -2)));
+    for (const step of [0, 1, 2]) {
+      const [held, read] = [text, files].map((stream) =>
+        new RandomBatches(stream, { batch: 5, seq: 7, seed: 2 }).at(step),
+      );
+      expect(await (await read).data()).toEqual(await (await held).data());
+    }
+    await expect(openText([at("gone.txt")])).rejects.toThrow(/gone.txt: cannot be read: no such file/);
+    await writeFile(at("short.txt"), "0123456789");
+    const short = await openText([at("short.txt")]);
+    await writeFile(at("short.txt"), "01234");
+    await expect(short.read(2, 8)).rejects.toThrow(/short.txt: truncated: it ends at byte 5/);
   });
 
   it("need a window's worth of data", () => {

@@ -69,14 +69,54 @@ class Finder {
     }
   }
 
-  /** By cross entropy. */
+  /** By the op of the loss. */
   find(): Map<Node, Loss> {
     const found = new Map<Node, Loss>();
     for (const node of this.graph.nodes) {
-      const loss = node.op.name === "cross_entropy" ? this.lossOf(node) : null;
+      const { name } = node.op;
+      const loss =
+        name === "cross_entropy"
+          ? this.lossOf(node)
+          : name === "linear_cross_entropy"
+            ? this.fusedAlready(node)
+            : null;
       if (loss) found.set(node, loss);
     }
     return found;
+  }
+
+  /** The result of `node` at `index`; null where it is not read. */
+  private resultAt(node: Node, index: number): Node | null {
+    return this.readers.get(node)?.find(({ attrs }) => attrs.index === index) ?? null;
+  }
+
+  /** A loss that was recorded as one op, with its gradient, to become one with that; null where it has none. */
+  private fusedAlready(forward: Node): Loss | null {
+    const [x, weight, target] = forward.inputs;
+    const { ignore_index, label_smoothing } = forward.attrs as unknown as CrossEntropyAttrs;
+    const grads = (this.readers.get(x) ?? []).filter(
+      ({ op, inputs, attrs }) =>
+        op.name === "linear_cross_entropy_grad" &&
+        inputs[0] === x &&
+        inputs[1] === weight &&
+        inputs[2] === target &&
+        attrs.ignore_index === ignore_index &&
+        attrs.label_smoothing === label_smoothing,
+    );
+    const [grad] = grads;
+    if (grads.length !== 1 || this.resultAt(grad, 0) || this.resultAt(grad, 1)) return null;
+    return {
+      x,
+      weight,
+      target,
+      attrs: { ignore_index, label_smoothing },
+      scope: forward.scope,
+      loss: this.resultAt(forward, 0),
+      lse: this.resultAt(forward, 1),
+      g: grad.inputs[3],
+      dx: this.resultAt(grad, 2),
+      dweight: this.resultAt(grad, 3),
+    };
   }
 
   /** Who reads `node`; null where it is an output too. */
@@ -100,18 +140,15 @@ class Finder {
     const readers = this.readersOf(logits);
     const grads = readers?.filter((reader) => reader !== entropy);
     if (!grads || grads.length > 1) return null;
-    const results = this.readers.get(entropy) ?? [];
-    const resultAt = (index: number): Node | null =>
-      results.find(({ attrs }) => attrs.index === index) ?? null;
     const common = {
       x,
       weight,
       target,
       attrs: entropy.attrs as unknown as CrossEntropyAttrs,
       scope: product.scope,
-      loss: resultAt(0),
+      loss: this.resultAt(entropy, 0),
     };
-    const lse = resultAt(1);
+    const lse = this.resultAt(entropy, 1);
     const [grad] = grads;
     if (!grad) return { ...common, lse, g: null, dx: null, dweight: null };
     if (grad.op.name !== "cross_entropy_grad" || grad.inputs[0] !== logits || grad.inputs[1] !== target)
@@ -154,6 +191,7 @@ class Finder {
  * there are gradients whose cotangent does not come from the loss itself (a mean's is known before it), one
  * linear_cross_entropy_grad that gives all of them from logits computed once. Else the gradients compute them again. Only
  * of large logits that nothing else reads, on devices that have the kernels.
+ * A loss recorded as linear_cross_entropy joins its gradient by the same rule, whatever its size.
  */
 export const fuseLinearCrossEntropy = (
   supports: (op: OpDef) => boolean,
@@ -161,6 +199,8 @@ export const fuseLinearCrossEntropy = (
 ): Pass =>
   function fuseLinearCrossEntropy(graph: Graph): Graph {
     if (![linear_cross_entropy, linear_cross_entropy_grad].every((op) => supports(op as unknown as OpDef)))
+      return graph;
+    if (!graph.nodes.some(({ op }) => op.name === "cross_entropy" || op.name === "linear_cross_entropy"))
       return graph;
     const losses = new Finder(graph, leastBytes).find();
     return losses.size === 0 ? graph : new Fuser(graph, losses).run();

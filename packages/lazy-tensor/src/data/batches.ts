@@ -5,6 +5,7 @@ import { isRank } from "../job.js";
 import { type PartIndex, type Placement, tensorFromCallback } from "../sharding/parts.js";
 import type { Tensor } from "../tensor.js";
 import { HostRandom } from "./random.js";
+import type { ByteStream } from "./text.js";
 
 /** Batches of token ids by step, int32 [batch, seq + 1]: inputs and, shifted by one, targets. */
 export interface Batches {
@@ -44,7 +45,7 @@ export class RandomBatches implements Batches {
 
   /** `name` says in errors where the stream came from. Throws FileFormatError for one shorter than a window. */
   constructor(
-    private readonly stream: Uint8Array,
+    private readonly stream: Uint8Array | ByteStream,
     private readonly options: BatchShape & { readonly seed: number; readonly name?: string },
   ) {
     this.batch = options.batch;
@@ -59,12 +60,17 @@ export class RandomBatches implements Batches {
   }
 
   at(step: number, placement: Placement | null = null): Promise<Tensor> {
-    return batchOf(this, placement, ({ start: [row, column], shape: [rows, columns] }) => {
+    const { stream } = this;
+    return batchOf(this, placement, async ({ start: [row, column], shape: [rows, columns] }) => {
       const random = new HostRandom(this.options.seed, step * this.batch + row);
       const ids = new Int32Array(rows * columns);
       for (let i = 0; i < rows; i++) {
-        const start = Math.floor(random.next() * (this.stream.length - this.seq)) + column;
-        ids.set(this.stream.subarray(start, start + columns), i * columns);
+        const start = Math.floor(random.next() * (stream.length - this.seq)) + column;
+        const window =
+          stream instanceof Uint8Array
+            ? stream.subarray(start, start + columns)
+            : await stream.read(start, columns);
+        ids.set(window, i * columns);
       }
       return ids;
     });

@@ -1,7 +1,7 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { FileFormatError } from "../errors.js";
-import { systemReason } from "../io/files.js";
+import { openToRead, readExactly, systemReason } from "../io/files.js";
 import { glob, isGlob } from "./glob.js";
 
 const unreadable = (path: string, error: unknown): never => {
@@ -52,6 +52,52 @@ export async function readText(paths: readonly string[]): Promise<Uint8Array> {
     parts.push(await readFile(file).catch((error) => unreadable(file, error)));
   }
   return Buffer.concat(parts);
+}
+
+/** Bytes that are read where they are asked for. */
+export interface ByteStream {
+  readonly length: number;
+  /** `count` bytes from `start` on; they must be there. */
+  read(start: number, count: number): Promise<Uint8Array>;
+}
+
+/** The bytes of files one after the other, none of them held: a process reads the windows it needs. */
+class FileStream implements ByteStream {
+  readonly length: number;
+
+  constructor(private readonly files: readonly { readonly path: string; readonly size: number }[]) {
+    this.length = files.reduce((sum, { size }) => sum + size, 0);
+  }
+
+  async read(start: number, count: number): Promise<Uint8Array> {
+    const out = new Uint8Array(count);
+    let from = 0;
+    for (const { path, size } of this.files) {
+      const first = Math.max(start, from);
+      const last = Math.min(start + count, from + size);
+      if (first < last) {
+        const { handle } = await openToRead("data", path);
+        try {
+          await readExactly("data", path, handle, out.subarray(first - start, last - start), first - from);
+        } finally {
+          await handle.close();
+        }
+      }
+      from += size;
+    }
+    return out;
+  }
+}
+
+/** As readText, but of the files the sizes alone are read now. Throws FileFormatError, also where a file is shorter later. */
+export async function openText(paths: readonly string[]): Promise<ByteStream> {
+  const files: { path: string; size: number }[] = [];
+  for (const path of await findFiles(paths)) {
+    const { handle, size } = await openToRead("data", path);
+    await handle.close();
+    files.push({ path, size });
+  }
+  return new FileStream(files);
 }
 
 /** The first part of a stream to train on and the last `fraction` held out, without a copy. */
