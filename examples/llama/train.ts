@@ -17,7 +17,7 @@ import { train } from "./train_loop.js";
 
 async function main(options: TrainOptions): Promise<void> {
   const choice = await chooseModel(options);
-  const data = await openData(options, choice);
+  await using data = await openData(options, choice);
   const steps =
     options.steps ??
     (data.steps === Number.POSITIVE_INFINITY ? 100 : Math.floor(data.steps / options.gradAccum));

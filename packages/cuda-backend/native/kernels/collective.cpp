@@ -202,6 +202,7 @@ MadeKernel makeSame(const KernelRequest& request) {
 const KernelEntry allReduceEntry = {makeAllReduce}, allGatherEntry = {makeAllGather},
                   reduceScatterEntry = {makeReduceScatter}, allToAllEntry = {makeAllToAll},
                   collectivePermuteEntry = {makePermute}, shardSliceEntry = {makeShardSlice},
-                  axisIndexEntry = {makeAxisIndex}, collectiveDoneEntry = {makeSame}, barrierEntry = {makeSame};
+                  axisIndexEntry = {makeAxisIndex}, collectiveDoneEntry = {makeSame},
+                  barrierEntry = {makeSame};
 
 }  // namespace lazuli

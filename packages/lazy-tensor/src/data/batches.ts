@@ -8,7 +8,7 @@ import { HostRandom } from "./random.js";
 import type { ByteStream } from "./text.js";
 
 /** Batches of token ids by step, int32 [batch, seq + 1]: inputs and, shifted by one, targets. */
-export interface Batches {
+export interface Batches extends AsyncDisposable {
   readonly batch: number;
   readonly seq: number;
   /** How many there are; Infinity where they are drawn at random. */
@@ -75,10 +75,13 @@ export class RandomBatches implements Batches {
       return ids;
     });
   }
+
+  /** Holds nothing that must be closed. */
+  async [Symbol.asyncDispose](): Promise<void> {}
 }
 
 /** The batches of an .npy file, int32 [steps, batch, seq + 1], in order. Close it, or hold it by `await using`. */
-export class NpyBatches implements Batches, AsyncDisposable {
+export class NpyBatches implements Batches {
   readonly steps: number;
   readonly batch: number;
   readonly seq: number;
