@@ -37,7 +37,9 @@ async function runOnnx(
   inputs: readonly Value[],
 ): Promise<{ shape: readonly number[]; data: number[] }[]> {
   const { InferenceSession, Tensor: OrtTensor } = runtime as Runtime;
-  const session = await InferenceSession.create(model, { logSeverityLevel: 3 });
+  // Threads of hundreds of sessions would wait for each other.
+  const options = { logSeverityLevel: 3, intraOpNumThreads: 1, interOpNumThreads: 1 } as const;
+  const session = await InferenceSession.create(model, options);
   const feeds = Object.fromEntries(
     inputs.map(({ dtype, shape, bytes }, i) => {
       const copy = bytes.slice();
@@ -47,10 +49,12 @@ async function runOnnx(
   );
   const used = Object.fromEntries(session.inputNames.map((name) => [name, feeds[name]]));
   const results = await session.run(used);
-  return session.outputNames.map((name) => ({
+  const found = session.outputNames.map((name) => ({
     shape: results[name].dims,
     data: Array.from(results[name].data as Float32Array, Number),
   }));
+  await session.release();
+  return found;
 }
 
 const valueOfTensor = async (x: Tensor): Promise<Value> => {

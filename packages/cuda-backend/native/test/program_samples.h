@@ -56,6 +56,7 @@ inline Words everyOp(bool allOutputs = false) {
   }
   w.node(Op::argmax, {x}, type(DType::i32, {3, 1}), W::join({W::integer(1), W::word(1)}));
   w.node(Op::argmin, {x}, type(DType::i32, {4}), W::join({W::integer(0), W::word(0)}));
+  w.node(Op::barrier, {x}, x34);
   w.node(Op::cumsum, {x}, x34, W::join({W::integer(1), W::word(1)}));
   w.node(Op::dot_general, {x, y}, f32({3, 3}),
          W::join({W::ints({1}), W::ints({1}), W::ints({}), W::ints({})}));
