@@ -115,7 +115,7 @@ describe("fullyShard", () => {
     }
   });
 
-  it("gathers in paramDtype, and sums gradients in gradReduceDtype", async () => {
+  it("gathers in mixedPrecision, and sums gradients in gradReduceDtype", async () => {
     const expected = await losses(trainer(null, {}, "bfloat16"));
     const mesh = new Mesh({ fsdp: 2 });
     const bytesOf = async (options: FullyShardOptions): Promise<Record<string, number>> => {
@@ -124,8 +124,8 @@ describe("fullyShard", () => {
       return sent(await explainSharding(() => run.step(6)));
     };
     const wide = await bytesOf({});
-    const narrow = await bytesOf({ paramDtype: "bfloat16" });
-    const mixed = await bytesOf({ paramDtype: "bfloat16", gradReduceDtype: "float32" });
+    const narrow = await bytesOf({ mixedPrecision: "bfloat16" });
+    const mixed = await bytesOf({ mixedPrecision: "bfloat16", gradReduceDtype: "float32" });
     expect(narrow.all_gather).toBe(wide.all_gather / 2);
     expect(narrow.reduce_scatter).toBe(mixed.reduce_scatter / 2);
     expect(mixed.all_gather).toBe(narrow.all_gather);
@@ -183,7 +183,7 @@ describe("fullyShard", () => {
     engine = configure({ device: "cpu", virtualDevices: 2 });
     expect(() =>
       fullyShard(new Llama(config), new Mesh({ fsdp: 2 }), { gradReduceDtype: "bfloat16" }),
-    ).toThrow(/gradReduceDtype bfloat16 is neither paramDtype, which is not given, nor float32/);
+    ).toThrow(/gradReduceDtype bfloat16 is neither mixedPrecision, which is not given, nor float32/);
   });
 
   it("saves from one mesh what another one, or one device, goes on with", async () => {

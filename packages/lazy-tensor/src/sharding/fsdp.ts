@@ -23,8 +23,8 @@ export interface FullyShardOptions {
   /** What is divided. Default 3: everything. */
   readonly stage?: ZeroStage;
   /** Dtype that parameters are gathered and used in; they and their optimizer state stay as they are. As MixedPrecisionPolicy.param_dtype. */
-  readonly paramDtype?: DType;
-  /** Dtype that gradients are summed over the mesh in: `paramDtype`, or the parameter's own; else ShardingError. Default: `paramDtype`. */
+  readonly mixedPrecision?: DType;
+  /** Dtype that gradients are summed over the mesh in: `mixedPrecision`, or the parameter's own; else ShardingError. Default: `mixedPrecision`. */
   readonly gradReduceDtype?: DType;
   /** Mesh axis, or several, that parameters, gradients and optimizer state are divided over. Default `fsdp`. */
   readonly axis?: string | readonly string[];
@@ -89,13 +89,13 @@ function shardGroup(
   axes: readonly number[],
   options: FullyShardOptions,
 ): void {
-  const { stage = 3, paramDtype, gradReduceDtype = paramDtype, reshardAfterForward = true } = options;
+  const { stage = 3, mixedPrecision, gradReduceDtype = mixedPrecision, reshardAfterForward = true } = options;
   const groups = new Map<Parameter, Group>();
   for (const param of params) {
-    if (gradReduceDtype && gradReduceDtype !== paramDtype && gradReduceDtype !== param.dtype)
+    if (gradReduceDtype && gradReduceDtype !== mixedPrecision && gradReduceDtype !== param.dtype)
       throw new ShardingError(
         "fullyShard",
-        `gradReduceDtype ${gradReduceDtype} is neither paramDtype, ${paramDtype ?? "which is not given"}, nor ${param.dtype}, that of ${param.name || "a parameter"}`,
+        `gradReduceDtype ${gradReduceDtype} is neither mixedPrecision, ${mixedPrecision ?? "which is not given"}, nor ${param.dtype}, that of ${param.name || "a parameter"}`,
       );
     const whole = param.layout ?? replicated(param.rank);
     const divided = dividedLayout(param, whole, mesh, axes);
@@ -105,12 +105,12 @@ function shardGroup(
     if (stage >= 2) param.gradLayout = divided;
     layOut(param, mesh, stage === 3 ? divided : whole);
   }
-  if (groups.size === 0 || (stage < 3 && !paramDtype)) return;
+  if (groups.size === 0 || (stage < 3 && !mixedPrecision)) return;
   const direction = stage === 3 && reshardAfterForward ? "regather" : "forward";
   module.wrapForward((next) => {
     const stands = new Map<Tensor, Tensor["node"]>();
     for (const [param, { whole, divided }] of groups) {
-      let value: Tensor = paramDtype && isFloat(param.dtype) ? param.to(paramDtype) : param;
+      let value: Tensor = mixedPrecision && isFloat(param.dtype) ? param.to(mixedPrecision) : param;
       // A gradient laid out before it is cast back is summed in the narrow dtype.
       if (gradReduceDtype === value.dtype && value !== param)
         value = constrain(value, mesh, divided, "backward");
