@@ -3,6 +3,7 @@ import { GraphBuilder } from "./graph.js";
 import { apply, atScope, type Casts, type Node, withCasts, withRecorder } from "./node.js";
 import type { OpDef } from "./opdef.js";
 import { cast } from "./ops/build.js";
+import { collectiveNames } from "./ops/collective.js";
 import { type OpName, ops } from "./ops/table.js";
 import type { Pass } from "./passes/pass.js";
 
@@ -117,17 +118,7 @@ const policies = {
     "cross_entropy_grad",
     "linear_cross_entropy_grad",
     "rope",
-    "all_reduce",
-    "all_gather",
-    "reduce_scatter",
-    "all_to_all",
-    "collective_permute",
-    "shard_slice",
-    "axis_index",
-    "sharding_constraint",
-    "collective_done",
-    "full_to_shard",
-    "shard_to_full",
+    ...collectiveNames,
     "input",
     "constant",
     "full",

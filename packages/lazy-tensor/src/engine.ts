@@ -36,6 +36,8 @@ import { keyOnMesh } from "./mesh_program.js";
 import { type Communication, checkedCommunication, type EngineOptions, TOKENS } from "./options.js";
 import { placeError } from "./place_error.js";
 import { type CachedProgram, ProgramCache } from "./program_cache.js";
+import { RandomState } from "./random_state.js";
+import { Runs } from "./runs.js";
 import { StepRoots } from "./step_roots.js";
 
 type ProgramEnds = Pick<StepEvent, "inputs" | "outputs">;
@@ -74,12 +76,10 @@ export class Engine {
   private readonly roots = new StepRoots();
   private pendingCount = 0;
   private warnedPending = false;
-  private inFlight: Promise<unknown> = Promise.resolve();
-  /** Runs of repeated steps that nobody waits for yet: the next step tells of their failures. */
-  private readonly unreported = new Set<Promise<void>>();
+  private readonly runs = new Runs();
   /** Meshes whose axes are made of those of the engine's. */
   private readonly served = new WeakSet<Mesh>();
-  private randomState = { seed: 0, steps: 0, stream: 0, key: null as Node | null };
+  private random: RandomState;
   /** Takes the time of every kernel; on under LAZULI_DEBUG=2. */
   profiling = debugLevel() >= 2;
   /** How attention over a sequence that is divided is computed: of the programs compiled from now on. */
@@ -95,7 +95,7 @@ export class Engine {
     this.pool = new BufferPool(device);
     this.compiler = new ProgramCompiler(device, events, options);
     this.cache = new ProgramCache(options.cacheCapacity, (program) => device.release(program.executable));
-    this.randomState.seed = options.seed;
+    this.random = this.seeded(options.seed);
     this.contextParallel = options.contextParallel;
     const { overlap, bucketBytes, prefetch } = options;
     this.communication = checkedCommunication("configure", { overlap, bucketBytes, prefetch });
@@ -224,23 +224,23 @@ export class Engine {
   // --- random numbers ----------------------------------------------------------------------------------------------
 
   manualSeed(seed: number): void {
-    this.randomState = { seed, steps: 0, stream: 0, key: null };
+    this.random = this.seeded(seed);
   }
 
   /** The step's RNG key and a stream no other call of the step has. The key is an input: new numbers never recompile. */
   nextRandom(): { key: Node; stream: number } {
     if (activeTrace !== null) return activeTrace.nextRandom();
-    const state = this.randomState;
-    if (!state.key || (state.key.storage as DeviceBuffer).state !== "live") state.key = this.newRandomKey();
-    return { key: state.key, stream: state.stream++ };
+    return this.random.next();
   }
 
-  /** The key of a step. */
+  /** The key of another step. */
   newRandomKey(): Node {
-    const { seed, steps } = this.randomState;
-    this.randomState.steps++;
-    return watchedBy(null, () =>
-      this.upload({ dtype: "int64", shape: [2] }, new BigInt64Array([BigInt(seed), BigInt(steps)])),
+    return this.random.newKey();
+  }
+
+  private seeded(seed: number): RandomState {
+    return new RandomState(seed, (words) =>
+      watchedBy(null, () => this.upload({ dtype: "int64", shape: [2] }, words)),
     );
   }
 
@@ -268,7 +268,7 @@ export class Engine {
     const whole = withRecorder(null, () => ops.detach([node], {}));
     const layouts = new Map([[whole, replicated(node.shape.length)]]);
     const gathered = this.runProgram([whole], new Set(), performance.now(), layouts).done;
-    this.unreported.delete(gathered); // told here
+    this.runs.leaveOut(gathered); // told here
     const copy = whole.storage as DeviceBuffer;
     try {
       await Promise.all([gathered, download(copy.id)]);
@@ -293,9 +293,7 @@ export class Engine {
   /** Computes everything recorded that the rule of step roots keeps. Resolves when the device is done. */
   step(): Promise<void> {
     this.takeStep();
-    const runs = [...this.unreported];
-    this.unreported.clear();
-    return Promise.all([this.inFlight, ...runs]).then(() => undefined);
+    return this.runs.report();
   }
 
   /** Whether everything recorded has been computed or given up. */
@@ -319,11 +317,10 @@ export class Engine {
     this.roots.initials.clear();
 
     if (results) this.roots.keepOnly(results);
-    const randomKey = this.randomState.key;
+    const randomKey = this.random.key;
     const { nodes, holders, gradHolders, replaced, layouts } = this.roots.take(this.mesh !== null);
     this.pendingCount = 0;
-    this.randomState.key = null;
-    this.randomState.stream = 0;
+    this.random.endStep();
     const outputs = nodes.filter((node) => node.storage === null);
     const ran =
       outputs.length > 0
@@ -345,7 +342,7 @@ export class Engine {
   repeat(program: CachedProgram, ends: ProgramEnds, ids: ProgramIds, made: readonly DeviceBuffer[]): void {
     const started = performance.now();
     const done = this.start(program, ids, made);
-    this.follow(this.watch(done, program, ends, true, performance.now() - started, null));
+    this.runs.add(this.watch(done, program, ends, true, performance.now() - started, null));
   }
 
   private start(program: CachedProgram, { inputs, outputs }: ProgramIds, made: readonly DeviceBuffer[]) {
@@ -356,14 +353,6 @@ export class Engine {
       for (const buffer of made) this.pool.forget(buffer);
       throw error;
     }
-  }
-
-  private follow(done: Promise<void>): void {
-    this.unreported.add(done);
-    this.inFlight = done.then(
-      () => this.unreported.delete(done),
-      () => undefined,
-    );
   }
 
   /** A value that a repeated step is about to compute. */
@@ -386,8 +375,8 @@ export class Engine {
   }
 
   /** Resolves when every step handed to the device is done. */
-  async idle(): Promise<void> {
-    await this.inFlight;
+  idle(): Promise<void> {
+    return this.runs.idle();
   }
 
   private runProgram(
@@ -434,7 +423,7 @@ export class Engine {
     });
     const ends = { inputs: inputBuffers, outputs: outputBuffers };
     const settled = this.watch(done, program, ends, cached, performance.now() - started, agreed);
-    this.follow(settled);
+    this.runs.add(settled);
     const taken = inputBuffers.map((buffer) => donated.has(buffer));
     return { program, inputs, donated: taken, done: settled };
   }
@@ -479,7 +468,7 @@ export class Engine {
       const whole = withRecorder(null, () => ops.detach([node], {}));
       const layouts = new Map([[whole, replicated(node.shape.length)]]);
       const { done } = this.runProgram([whole], new Set(), performance.now(), layouts);
-      this.unreported.delete(done); // what reads it fails too
+      this.runs.leaveOut(done); // what reads it fails too
       node.storage = whole.storage;
     } finally {
       this.pool.mesh = finer;
