@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import {
+  compile,
   configure,
   F,
   fx,
@@ -34,6 +35,27 @@ const trace = (dynamic: fx.Dynamic, fn: (x: Tensor) => unknown, shape = [3, 4]):
   fx.symbolicTrace(fn, { exampleInputs: [fx.spec(shape)], dynamic });
 
 describe("symbolic dims", () => {
+  it("may differ in a compiled graph module, and nothing else may", async () => {
+    const model = new nn.Linear(4, 2);
+    const traced = fx.symbolicTrace(model, {
+      exampleInputs: [fx.spec([3, 4])],
+      dynamic: { 0: { name: "batch", max: 16 } },
+    });
+    const run = compile(traced, { fullgraph: true });
+    for (const rows of [3, 5, 3, 5, 8]) {
+      const x = randn([rows, 4]);
+      const [given, wanted] = [run(x) as Tensor, model.forward(x)];
+      expect(await given.array()).toEqual(await wanted.array());
+    }
+    expect(() => run(randn([3, 5]))).toThrow(/dim 1 was size 4 when traced, and is size 5 now/);
+    expect(() => run(randn([17, 4]))).toThrow(GuardError);
+    traced.train(false);
+    expect(() => run(randn([8, 4]))).toThrow(/training was changed/);
+    const fixed = compile((x: Tensor) => model.forward(x), { fullgraph: true });
+    fixed(randn([3, 4]));
+    expect(() => fixed(randn([5, 4]))).toThrow(/tensor argument 0 is float32\[5, 4\]/);
+  });
+
   it.each([[undefined], [[] as []]])("run at other sizes as the module does", async (leafModules) => {
     const model = new Model();
     const traced = fx.symbolicTrace(model, {

@@ -2,6 +2,7 @@ import { GradError, GuardError } from "@lazuli/fx-trace";
 import type { DeviceBuffer } from "../buffer.js";
 import type { Engine } from "../engine.js";
 import { TensorError } from "../errors.js";
+import { GraphModule } from "../fx/graph_module.js";
 import { Module } from "../nn/module.js";
 import { treeLeaves, treeMap } from "../pytree.js";
 import { engine } from "../runtime.js";
@@ -13,7 +14,10 @@ import { nodeIn, Recording, Unrepeatable } from "./recording.js";
 import { watchedBy, watcher } from "./watcher.js";
 
 export interface CompileOptions {
-  /** One recording must do: a call that it does not fit throws GuardError instead of being recorded anew. */
+  /**
+   * One recording must do: a call that it does not fit throws GuardError instead of being recorded anew. Sizes of a graph
+   * module's symbolic dims may differ: each combination is recorded.
+   */
   readonly fullgraph?: boolean;
   /** Recordings kept; the one used longest ago goes first. Default 8. */
   readonly cacheSize?: number;
@@ -51,12 +55,12 @@ export function compile(
   const isModule = target instanceof Module;
   const fn = isModule ? (...args: never[]) => target.forward(...args) : target;
   const name = options.name ?? (isModule ? target.constructor.name : fn.name || "the function");
-  const compiled = new Compiled(fn as (...args: unknown[]) => unknown, {
-    cacheSize: 8,
-    fullgraph: false,
-    ...options,
-    name,
-  });
+  const isDynamic = target instanceof GraphModule && target.graph.symbols.size > 0;
+  const compiled = new Compiled(
+    fn as (...args: unknown[]) => unknown,
+    { cacheSize: 8, fullgraph: false, ...options, name },
+    isDynamic,
+  );
   return (...args) => compiled.call(args);
 }
 
@@ -69,6 +73,7 @@ class Compiled {
   constructor(
     private readonly fn: (...args: unknown[]) => unknown,
     private readonly options: Required<CompileOptions>,
+    private readonly isDynamic: boolean,
   ) {}
 
   call(args: unknown[]): unknown {
@@ -88,8 +93,14 @@ class Compiled {
       if (i === 0) reason = mismatch;
     }
     const { fullgraph, name } = this.options;
-    if (fullgraph && this.recorded) throw new GuardError("compile", `${name}: ${reason}`);
+    if (fullgraph && this.recorded && !this.isOtherSize(current, call))
+      throw new GuardError("compile", `${name}: ${reason}`);
     return this.record(current, call, args, reason);
+  }
+
+  /** Whether the call differs from a recorded one in the sizes of symbolic dims alone: the graph checks these itself. */
+  private isOtherSize(current: Engine, call: Call): boolean {
+    return this.isDynamic && this.recordings.some((each) => each.mismatch(current, call, true) === null);
   }
 
   private record(current: Engine, call: Call, args: unknown[], reason: string): unknown {

@@ -35,10 +35,15 @@ export function expectedOf(node: Node): Expected {
 export const sameLayout = (a: Dims | null, b: Dims | null, rank: number): boolean =>
   a === b || sameDims(a ?? replicated(rank), b ?? replicated(rank));
 
-/** What is not as expected, in words. */
-export function differs(node: Node, { type, layout, requiresGrad }: Expected): string | null {
+/** What is not as expected, in words. With `anySizes` dims may have other sizes, but not be more or fewer. */
+export function differs(
+  node: Node,
+  { type, layout, requiresGrad }: Expected,
+  anySizes = false,
+): string | null {
   const now = node.type;
-  if (now !== type && (now.dtype !== type.dtype || !sameShape(now.shape, type.shape)))
+  const fits = anySizes ? now.shape.length === type.shape.length : sameShape(now.shape, type.shape);
+  if (now !== type && (now.dtype !== type.dtype || !fits))
     return `is ${formatType(now)}, was ${formatType(type)}`;
   if (node.requiresGrad !== requiresGrad)
     return node.requiresGrad ? "requires gradients, did not" : "does not require gradients, did";
@@ -103,14 +108,14 @@ export function argGuard({ tensors, rest }: Call): ArgGuard {
   };
 }
 
-export function argsDiffer(guard: ArgGuard, { tensors, rest }: Call): string | null {
+export function argsDiffer(guard: ArgGuard, { tensors, rest }: Call, anySizes: boolean): string | null {
   const other = restDiffers(guard.rest, rest);
   if (other) return other;
   for (let i = 0; i < tensors.length; i++) {
     const tensor = tensors[i];
     if (guard.state[i] !== (tensor.isState ? tensor : null)) return `tensor argument ${i} is other state`;
     const node = Tensor.nodeOf(tensor);
-    const what = differs(node, guard.expected[i]);
+    const what = differs(node, guard.expected[i], anySizes);
     if (what) return `tensor argument ${i} ${what}`;
     let first = 0;
     while (Tensor.nodeOf(tensors[first]) !== node) first++;

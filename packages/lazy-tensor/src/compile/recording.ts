@@ -229,12 +229,12 @@ export class Recording {
 
   // --- whether it fits ---------------------------------------------------------------------------------------------
 
-  /** Why this recording does not answer the call; null where it does. */
-  mismatch(engine: Engine, call: Call): string | null {
+  /** Why this recording does not answer the call; null where it does. With `anySizes` sizes of arguments are no reason. */
+  mismatch(engine: Engine, call: Call, anySizes = false): string | null {
     return (
       surroundingsDiffer(this.around, engine) ??
       (engine.hasProgram(this.program) ? null : "its program was dropped from the cache") ??
-      argsDiffer(this.guard, call) ??
+      argsDiffer(this.guard, call, anySizes) ??
       this.knownDiffer() ??
       this.gradientsDiffer(call) ??
       modulesDiffer(this.modules)
