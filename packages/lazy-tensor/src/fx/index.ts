@@ -1,5 +1,6 @@
 export {
   applyPass,
+  autocastPass,
   type Dim,
   FxGraph,
   FxNode,
