@@ -257,7 +257,7 @@ describe.skipIf(!hasMpirun || !isBuilt)("under mpirun", { timeout: 90_000 }, () 
     const { code, out, ms } = await start(2, "fails", { pick }).ended;
     expect(code).not.toBe(0);
     expect(out).toContain("rank 1 RUN: device 1: index_select: index 9");
-    // Rank 0 says so too, if it is not ended before.
+    expect(out).toContain("rank 0 COLLECTIVE: device 1: index_select: index 9");
     expect(ms).toBeLessThan(30_000);
   });
 
