@@ -58,8 +58,6 @@ export interface TakenStep {
   readonly outputs: readonly Node[];
   /** State and other tensors that were given a new value. */
   readonly holders: readonly Holder[];
-  /** Those whose gradients were filled. */
-  readonly gradHolders: readonly GradHolder[];
   /** The key that random numbers were drawn with. */
   readonly randomKey: Node | null;
 }
@@ -318,7 +316,7 @@ export class Engine {
 
     if (results) this.roots.keepOnly(results);
     const randomKey = this.random.key;
-    const { nodes, holders, gradHolders, replaced, layouts } = this.roots.take(this.mesh !== null);
+    const { nodes, holders, replaced, layouts } = this.roots.take(this.mesh !== null);
     this.pendingCount = 0;
     this.random.endStep();
     const outputs = nodes.filter((node) => node.storage === null);
@@ -330,7 +328,7 @@ export class Engine {
     for (const buffer of replaced) this.pool.free(buffer);
     for (const node of this.roots.retired.splice(0)) this.free(node);
     for (const holder of holders) this.commit(holder);
-    return { ...ran, outputs, holders, gradHolders, randomKey };
+    return { ...ran, outputs, holders, randomKey };
   }
 
   /** Whether the cache has the program still; marks it as used. */

@@ -10,8 +10,6 @@ export interface TakenRoots {
   readonly nodes: readonly Node[];
   /** State and other tensors that were given a new value. */
   readonly holders: readonly Holder[];
-  /** Those whose gradients were filled. */
-  readonly gradHolders: readonly GradHolder[];
   /** Buffers that new values take the place of. */
   readonly replaced: ReadonlySet<DeviceBuffer>;
   /** By root how it is to lie over the mesh, where that is known. */
@@ -57,7 +55,6 @@ export class StepRoots {
     const layouts = new Map<Node, Dims>();
     const replaced = new Set<DeviceBuffer>();
     const holders = [...this.assigned];
-    const gradHolders = [...this.gradHolders];
     for (const holder of holders) {
       roots.add(holder.node);
       if (onMesh && (holder.layout || holder.isState))
@@ -65,7 +62,7 @@ export class StepRoots {
       const old = holder.committed;
       if (old && old !== holder.node.storage && old.state === "live") replaced.add(old);
     }
-    for (const { grad, presentLayout, gradLayout } of gradHolders) {
+    for (const { grad, presentLayout, gradLayout } of this.gradHolders) {
       if (!grad) continue;
       roots.add(grad.node);
       if (onMesh) layouts.set(grad.node, gradLayout ?? presentLayout ?? replicated(grad.node.shape.length));
@@ -74,6 +71,6 @@ export class StepRoots {
     for (const node of this.visible) if (node.useCount === 0) roots.add(node);
     for (const set of [this.assigned, this.gradHolders, this.kept, this.visible]) set.clear();
     const nodes = [...roots].sort((a, b) => a.id - b.id);
-    return { nodes, holders, gradHolders, replaced, layouts };
+    return { nodes, holders, replaced, layouts };
   }
 }

@@ -96,10 +96,8 @@ export interface ArgGuard {
   readonly state: readonly (Tensor | null)[];
 }
 
-const nodes = (tensors: readonly Tensor[]): Node[] => tensors.map((tensor) => Tensor.nodeOf(tensor));
-
 export function argGuard({ tensors, rest }: Call): ArgGuard {
-  const values = nodes(tensors);
+  const values = tensors.map(Tensor.nodeOf);
   return {
     rest,
     expected: values.map(expectedOf),
