@@ -1,5 +1,6 @@
 #include "kernels/adamw.h"
 
+#include <array>
 #include <cmath>
 
 #include "kernels/adamw_table.h"
@@ -9,7 +10,8 @@
 namespace lazuli {
 namespace {
 
-constexpr int64_t kGrain = 16384;  // elements
+constexpr int64_t kGrain = 16384;       // elements
+constexpr uint32_t kOld[] = {0, 2, 3};  // the operand that each result is the next of
 
 float scalarAt(const std::byte* value) { return *reinterpret_cast<const float*>(value); }
 
@@ -17,13 +19,20 @@ MadeKernel make(const KernelRequest& request) {
   const Node& node = request.node;
   const DType dtype = request.operands[0].dtype, grad = request.operands[1].dtype;
   const int64_t n = request.operands[0].elements();
-  const bool scaled = request.operands.size() == 7, decoupled = node.flag(attr::adamw_update::decoupled);
+  const bool scaled = request.operands.size() > 6, skips = request.operands.size() > 7;
+  const bool decoupled = node.flag(attr::adamw_update::decoupled);
   const double beta1 = node.number(attr::adamw_update::beta1), beta2 = node.number(attr::adamw_update::beta2);
   const double eps = node.number(attr::adamw_update::eps);
   const double weightDecay = node.number(attr::adamw_update::weight_decay);
-  const auto update = adamwTable().update[static_cast<size_t>(dtype)][grad == DType::f32];
+  const auto update = adamwTable().update[static_cast<size_t>(dtype)][static_cast<size_t>(grad)];
+  const std::array<size_t, 3> bytes = {request.results[0].bytes(), request.results[1].bytes(),
+                                       request.results[2].bytes()};
   MadeKernel made;
   made.kernel = kernelOf([=](const KernelArgs& args) {
+    if (skips && *args.reads[7] != std::byte{0}) {
+      for (size_t k = 0; k < 3; k++) copyBytes(args.writes[k], args.reads[kOld[k]], bytes[k]);
+      return;
+    }
     const double lr = scalarAt(args.reads[4]), step = scalarAt(args.reads[5]);
     AdamwTable::Work whole{};
     whole.gradScale = scaled ? scalarAt(args.reads[6]) : 1;
@@ -48,7 +57,7 @@ MadeKernel make(const KernelRequest& request) {
     });
   });
   made.label = label("adamw_update", request.operands[0]);
-  made.inPlace = {{0, 0}, {1, 2}, {2, 3}};
+  for (uint32_t k = 0; k < 3; k++) made.inPlace.emplace_back(k, kOld[k]);
   made.flops = 14.0 * static_cast<double>(n);
   return made;
 }
