@@ -19,7 +19,8 @@ std::string dims(const Dims& shape) {
 
 class Lowering {
  public:
-  Lowering(const Program& program, bool fuse) : program_(program), fusion_(program, fuse) {
+  Lowering(const Program& program, bool fuse, const KernelMaker& maker)
+      : program_(program), maker_(maker), fusion_(program, fuse) {
     for (const Program::Value& value : program.values) lowered_.values.push_back(value.type);
     for (const Node& node : program.nodes) {
       if (node.op == Op::collective_done)
@@ -75,7 +76,7 @@ class Lowering {
       if (!detail.empty()) detail += "; ";
       detail += describe(part);
     }
-    MadeKernel made = makeFused(std::move(unit.parts));
+    MadeKernel made = maker_.fused(std::move(unit.parts));
     made.label = std::string(label) + " " + name(program_.type(unit.writes[0]).dtype) + " " + dims(space);
     constexpr size_t kMostLabel = 120;
     if (detail.size() <= kMostLabel) made.label += ": " + detail;
@@ -107,7 +108,7 @@ class Lowering {
     spec.stores = {{0, 0, Layout::dense({layout.dtype, layout.shape})}};
     std::vector<FusedSpec> parts;
     parts.push_back(std::move(spec));
-    MadeKernel made = makeFused(std::move(parts));
+    MadeKernel made = maker_.fused(std::move(parts));
     made.label = std::string("copy ") + name(layout.dtype) + " " + dims(layout.shape);
     push(std::move(made), {base}, {entry->second});
     return entry->second;
@@ -122,8 +123,10 @@ class Lowering {
   }
 
   void addLibrary(const Node& node) {
-    const KernelEntry* entry = findKernel(node.op);
-    if (!entry) throw ProgramError(std::string(info(node.op).name) + ": the CPU has no kernel for this op");
+    const KernelEntry* entry = maker_.library(node.op);
+    if (!entry)
+      throw ProgramError(std::string(info(node.op).name) + ": " + maker_.device() +
+                         " has no kernel for this op");
     KernelRequest request{node, {}, {}};
     std::vector<ValueId> reads;
     for (size_t k = 0; k < node.operands.size(); k++) {
@@ -172,12 +175,12 @@ class Lowering {
     }
     Layout* layouts[] = {&spec.a, &spec.b, spec.bias ? &*spec.bias : nullptr};
     for (size_t k = 0; k < reads.size(); k++) {
-      if (matmulAccepts(spec, k)) continue;
+      if (maker_.matmulAccepts(spec, k)) continue;
       reads[k] = copied(reads[k], *layouts[k]);
       *layouts[k] = Layout::dense({layouts[k]->dtype, layouts[k]->shape});
     }
     if (unit.residual) reads.push_back(*unit.residual);
-    push(makeMatmul(spec), std::move(reads), {unit.result});
+    push(maker_.matmul(spec), std::move(reads), {unit.result});
   }
 
   /// The bias as the vector along the last dim that it is, whatever dims of size 1 it has besides.
@@ -187,6 +190,7 @@ class Lowering {
   }
 
   const Program& program_;
+  const KernelMaker& maker_;
   Fusion fusion_;
   Lowered lowered_;
   int64_t node_ = -1;
@@ -196,11 +200,13 @@ class Lowering {
 
 }  // namespace
 
-Lowered lower(const Program& program, bool fuse) { return Lowering(program, fuse).run(); }
+Lowered lower(const Program& program, bool fuse, const KernelMaker& maker) {
+  return Lowering(program, fuse, maker).run();
+}
 
-Lowered lower(const Program& program) {
+Lowered lower(const Program& program, const KernelMaker& maker) {
   const char* text = std::getenv("LAZULI_FUSE");
-  return lower(program, !text || std::string(text) != "0");
+  return lower(program, !text || std::string(text) != "0", maker);
 }
 
 std::string describe(const Lowered& lowered) {
