@@ -54,7 +54,7 @@ std::vector<bool> liveNodes(const Program& program) {
 
 }  // namespace
 
-Fusion::Fusion(const Program& program, bool fuse)
+Fusion::Fusion(const Program& program, bool fuse, const KernelMaker& maker)
     : program(program),
       fuse(fuse),
       roles(program.nodes.size(), Role::none),
@@ -64,6 +64,11 @@ Fusion::Fusion(const Program& program, bool fuse)
       stored(program.values.size(), false) {
   for (ValueId value = 0; value < program.values.size(); value++) sources.push_back({value, {}});
   const std::vector<bool> live = liveNodes(program);
+  if (fuse) {
+    layouts = chooseLayouts(program, live, maker);
+  } else {
+    for (const Program::Value& value : program.values) layouts.push_back(Layout::dense(value.type));
+  }
   for (size_t i = 0; i < program.nodes.size(); i++) {
     const Node& node = program.nodes[i];
     const int32_t index = static_cast<int32_t>(i);
@@ -73,7 +78,7 @@ Fusion::Fusion(const Program& program, bool fuse)
       Source source = from;
       if (auto step = viewStep(node, program.type(node.results[0]).shape))
         source.steps.push_back(std::move(*step));
-      if (viewed(source.steps, Layout::dense(program.type(from.base)))) {
+      if (viewed(source.steps, layouts[from.base])) {
         sources[node.results[0]] = std::move(source);
         continue;
       }
@@ -103,7 +108,7 @@ ViewSteps Fusion::stepsOf(const Node& node, uint32_t operand) const {
 }
 
 bool Fusion::isLinear(ValueId base, const ViewSteps& steps) const {
-  const auto layout = viewed(steps, Layout::dense(program.type(base)));
+  const auto layout = viewed(steps, layouts[base]);
   return layout && layout->isDense() && layout->elements() == program.type(base).elements();
 }
 

@@ -40,12 +40,13 @@ struct MatmulUnit {
 
 /// What fusion decides about a program, one pass after another: findMatmuls, findInlined, then groupUnits.
 struct Fusion {
-  Fusion(const Program& program, bool fuse);
+  Fusion(const Program& program, bool fuse, const KernelMaker& maker);
 
   const Program& program;
   const bool fuse;
-  std::vector<Source> sources;         // by value
-  std::vector<Role> roles;             // by node
+  std::vector<Layout> layouts;  // by value: how it lies in its buffer, dense but for some libraries' results
+  std::vector<Source> sources;  // by value
+  std::vector<Role> roles;      // by node
   std::vector<std::vector<Use>> uses;  // by value: of those that are no view of another one
   std::vector<MatmulUnit> matmuls;     // by node, of role matmul
   std::vector<bool> inlined;           // by value: fused readers compute it for themselves
@@ -73,6 +74,11 @@ bool readsMemory(Op op);
 Layout elementNumbers(const Program& program, const Node& node);
 /// The one element of a full or constant node, if that is what the value is.
 bool isScalarConstant(const Fusion& fusion, ValueId value);
+
+/// By value, how it lies in its buffer: a result of a library kernel in the order in which its readers see it
+/// through views, where they would have to copy it otherwise.
+std::vector<Layout> chooseLayouts(const Program& program, const std::vector<bool>& live,
+                                  const KernelMaker& maker);
 
 void findMatmuls(Fusion& fusion);
 void findInlined(Fusion& fusion);

@@ -68,7 +68,7 @@ uint32_t SpecBuilder::write(ValueId value) {
 }
 
 Layout SpecBuilder::layoutOf(ValueId base, const ViewSteps& steps) const {
-  auto layout = viewed(steps, Layout::dense(fusion_.program.type(base)));
+  auto layout = viewed(steps, fusion_.layouts[base]);
   if (layout) layout = viewed(reshapeTo(spec.space), *layout);
   if (!layout) throw ProgramError("a view that strides cannot express reached a fused kernel");
   return std::move(*layout);
@@ -241,13 +241,13 @@ int SpecBuilder::source(const Node& node, const ViewSteps& steps) {
     value.stream = static_cast<uint64_t>(
         node.integer(normal ? attr::random_normal::stream : attr::random_uniform::stream));
     const Source& key = fusion_.sources[node.operands[0]];
-    const auto layout = viewed(key.steps, Layout::dense(fusion_.program.type(key.base)));
+    const auto layout = viewed(key.steps, fusion_.layouts[key.base]);
     value.keyOffset = layout->offset;
     value.keyStride = layout->strides[0];
     value.read = readBuffer(key.base);
     if (node.operands.size() > 1) {
       const Source& first = fusion_.sources[node.operands[1]];
-      value.firstOffset = viewed(first.steps, Layout::dense(fusion_.program.type(first.base)))->offset;
+      value.firstOffset = viewed(first.steps, fusion_.layouts[first.base])->offset;
       value.first = static_cast<int>(readBuffer(first.base));
     }
   }
@@ -263,7 +263,7 @@ int SpecBuilder::source(const Node& node, const ViewSteps& steps) {
 int SpecBuilder::pad(const Node& node) {
   const TensorType& type = fusion_.program.type(node.results[0]);
   const Source& from = fusion_.sources[node.operands[0]];
-  const auto operand = viewed(from.steps, Layout::dense(fusion_.program.type(from.base)));
+  const auto operand = viewed(from.steps, fusion_.layouts[from.base]);
   const double number = node.number(attr::pad::value);
   if (operand->elements() == 0 || type.elements() == 0) return constant(type.dtype, number);
   const Dims& low = node.ints(attr::pad::low);

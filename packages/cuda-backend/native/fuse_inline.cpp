@@ -70,8 +70,7 @@ class Inliner {
     if (info(node.op).lower == LowerKind::source)
       return viewed(steps, elementNumbers(program, node)).has_value();
     for (uint32_t k = 0; k < node.operands.size(); k++) {
-      auto layout = viewed(fusion_.stepsOf(node, k),
-                           Layout::dense(program.type(fusion_.sources[node.operands[k]].base)));
+      auto layout = viewed(fusion_.stepsOf(node, k), fusion_.layouts[fusion_.sources[node.operands[k]].base]);
       if (!layout || !viewed(steps, std::move(*layout))) return false;
     }
     return true;

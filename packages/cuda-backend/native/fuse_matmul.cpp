@@ -73,7 +73,7 @@ class Absorber {
     if (unit_->residual || ready_[fusion_.sources[other].base] >= node_) return false;
     const Dims& shape = fusion_.program.type(node.results[0]).shape;
     const ValueId base = fusion_.sources[other].base;
-    const auto layout = viewed(fusion_.stepsOf(node, 1 - operand), Layout::dense(fusion_.program.type(base)));
+    const auto layout = viewed(fusion_.stepsOf(node, 1 - operand), fusion_.layouts[base]);
     if (!layout) return false;
     if (isBias(*layout, shape)) {
       if (unit_->bias || unit_->activation != Activation::none) return false;

@@ -53,12 +53,17 @@ struct MadeKernel {
   bool communicates = false;  // with other devices: a collective that moves something
 };
 
-/// What a library kernel is made from: the node, how each operand is laid out in its buffer, the (dense)
-/// result types.
+/// What a library kernel is made from: the node, how each operand is laid out in its buffer, the result types
+/// and how the results are to lie.
 struct KernelRequest {
   const Node& node;
   std::vector<Layout> operands;
   std::vector<TensorType> results;
+  std::vector<Layout> targets = {};  // empty: all dense
+
+  Layout target(size_t result) const {
+    return targets.empty() ? Layout::dense(results[result]) : targets[result];
+  }
 };
 
 /// A library kernel's entry: kernels/registry.cpp and cuda/registry.cpp hold the tables by Op.
@@ -67,6 +72,9 @@ struct KernelEntry {
   /// Whether the kernel reads operand `index` in this layout; where not, the lowering copies it dense first.
   /// Null: dense only.
   bool (*accepts)(const Node& node, size_t index, const Layout& layout) = nullptr;
+  /// Whether the kernel writes result `result` in this layout, the elements in another order. Null: dense
+  /// only.
+  bool (*writes)(const Node& node, size_t result, const Layout& layout) = nullptr;
   /// Whether one kernel may do what `next` asks for along with `group`, nodes of the op that come before it.
   /// Null: never.
   bool (*joins)(std::span<const KernelRequest> group, const KernelRequest& next) = nullptr;

@@ -21,7 +21,7 @@ std::string dims(const Dims& shape) {
 class Lowering {
  public:
   Lowering(const Program& program, bool fuse, const KernelMaker& maker)
-      : program_(program), maker_(maker), fusion_(program, fuse) {
+      : program_(program), maker_(maker), fusion_(program, fuse, maker) {
     for (const Program::Value& value : program.values) lowered_.values.push_back(value.type);
     for (const Node& node : program.nodes) {
       if (node.op == Op::collective_done)
@@ -89,7 +89,7 @@ class Lowering {
 
   Layout layoutOf(ValueId value) const {
     const Source& source = fusion_.sources[value];
-    return *viewed(source.steps, Layout::dense(program_.type(source.base)));
+    return *viewed(source.steps, fusion_.layouts[source.base]);
   }
 
   /// A dense copy of a read; one for all who want the same.
@@ -143,7 +143,10 @@ class Lowering {
       }
       request.operands.push_back(std::move(layout));
     }
-    for (ValueId result : node.results) request.results.push_back(program_.type(result));
+    for (ValueId result : node.results) {
+      request.results.push_back(program_.type(result));
+      request.targets.push_back(fusion_.layouts[result]);
+    }
     if (!open_.requests.empty() && !(open_.entry == entry && entry->joins(open_.requests, request))) flush();
     open_.entry = entry;
     open_.requests.push_back(std::move(request));
@@ -170,11 +173,14 @@ class Lowering {
     MadeKernel made =
         open.requests.size() == 1 ? open.entry->make(open.requests[0]) : open.entry->makeAll(open.requests);
     if (made.label.empty()) made.label = info(node.op).name;
-    std::vector<bool> dense;
-    for (const KernelRequest& request : open.requests)
+    std::vector<bool> dense, targets;
+    for (const KernelRequest& request : open.requests) {
       for (const Layout& layout : request.operands) dense.push_back(layout.isDense());
+      for (const Layout& layout : request.targets) targets.push_back(layout.isDense());
+    }
     // Written over in place, a strided view would lose elements it has yet to read.
-    std::erase_if(made.inPlace, [&](const auto& pair) { return !dense[pair.second]; });
+    std::erase_if(made.inPlace,
+                  [&](const auto& pair) { return !dense[pair.second] || !targets[pair.first]; });
     const bool isDone = node.op == Op::collective_done;
     const auto bucket = made.communicates ? started_.find(node.results[0]) : started_.end();
     const int64_t at = std::exchange(node_, open.node);

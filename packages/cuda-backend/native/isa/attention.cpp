@@ -162,11 +162,11 @@ void forwardBlock(const AttentionShape& s, const AttentionBlock& b) {
   S* to = static_cast<S*>(b.out);
   for (int64_t i = 0; i < b.count; i++) {
     if (isFirst || state.sum[i] == 0) {
-      __builtin_memset(static_cast<void*>(to + i * s.valueDepth), 0,
+      __builtin_memset(static_cast<void*>(to + i * b.outRow), 0,
                        static_cast<size_t>(s.valueDepth) * sizeof(S));
       b.lse[i] = -__builtin_inff();
     } else {
-      storeRow(to + i * s.valueDepth, out + i * valueCols, T(1) / state.sum[i], s.valueDepth);
+      storeRow(to + i * b.outRow, out + i * valueCols, T(1) / state.sum[i], s.valueDepth);
       b.lse[i] = static_cast<float>(kLn2 * (state.highest[i] + __builtin_log2(state.sum[i])));
     }
   }

@@ -190,11 +190,11 @@ void gradTyped(const AttentionShape& s, const AttentionGradTask& t, const S*, T)
                         least(kBlock, s.queries - i * kBlock), j0, keys, dk, dv,
                         dqSums + h * dqHead + i * kBlock * cols);
       if (h + 1 < heads) continue;
-      S* dkTo = static_cast<S*>(t.dk) + j0 * s.depth;
-      S* dvTo = static_cast<S*>(t.dv) + j0 * s.valueDepth;
+      S* dkTo = static_cast<S*>(t.dk) + j0 * t.dkRow;
+      S* dvTo = static_cast<S*>(t.dv) + j0 * t.dvRow;
       for (int64_t r = 0; r < keys; r++) {
-        storeRow(dkTo + r * s.depth, dk + r * cols, static_cast<T>(s.scale), s.depth);
-        storeRow(dvTo + r * s.valueDepth, dv + r * valueCols, T(1), s.valueDepth);
+        storeRow(dkTo + r * t.dkRow, dk + r * cols, static_cast<T>(s.scale), s.depth);
+        storeRow(dvTo + r * t.dvRow, dv + r * valueCols, T(1), s.valueDepth);
       }
     }
   }
@@ -202,13 +202,13 @@ void gradTyped(const AttentionShape& s, const AttentionGradTask& t, const S*, T)
 
 template <class T, class S>
 void gradQueriesTyped(const AttentionShape& s, const T* sums, int64_t parts, int64_t partStride,
-                      int64_t count, S* dq) {
+                      int64_t count, S* dq, int64_t dqRow) {
   const int64_t cols = attentionPadded(s.depth);
   for (int64_t i = 0; i < count; i++)
     for (int64_t c = 0; c < s.depth; c += Simd<T>::width) {
       Vec<T> sum = load(sums + i * cols + c);
       for (int64_t part = 1; part < parts; part++) sum += load(sums + part * partStride + i * cols + c);
-      storePart<T>(dq + i * s.depth + c, sum * static_cast<T>(s.scale), s.depth - c);
+      storePart<T>(dq + i * dqRow + c, sum * static_cast<T>(s.scale), s.depth - c);
     }
 }
 
@@ -231,10 +231,10 @@ void attentionGrad(const AttentionShape& s, const AttentionGradTask& task) {
 }
 
 void attentionGradQueries(const AttentionShape& s, const void* sums, int64_t parts, int64_t partStride,
-                          int64_t count, void* dq) {
+                          int64_t count, void* dq, int64_t dqRow) {
   withTypes(s.dtype, [&](auto* storage, auto zero) {
     using T = decltype(zero);
-    gradQueriesTyped(s, static_cast<const T*>(sums), parts, partStride, count, writable(dq, storage));
+    gradQueriesTyped(s, static_cast<const T*>(sums), parts, partStride, count, writable(dq, storage), dqRow);
   });
 }
 

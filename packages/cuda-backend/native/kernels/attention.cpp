@@ -90,8 +90,8 @@ class Attention final : public Kernel {
         q_(request.operands[0]),
         k_(request.operands[1]),
         v_(request.operands[2]),
+        out_(request.target(0)),
         extras_(attentionExtras(request.operands, 3)),
-        item_(sizeBytes(s_.dtype)),
         shared_(s_.batch * s_.groups < 4 * threadCount() && threadCount() > 1) {
     const int64_t keys = attentionBlocks(s_.keys) * kAttentionBlock;
     const size_t work = attentionWorkBytes(s_.dtype);
@@ -161,14 +161,13 @@ class Attention final : public Kernel {
         s, {q_.at(args.reads[0], batch, head, first), q_.rowStride, first,
             std::min(kAttentionBlock, s_.queries - first), packed, packed + keyBytes_,
             segments ? segments + first : nullptr, attentionSegments(extras_, 1, args.reads, batch, s_.keys),
-            args.writes[0] + static_cast<size_t>(row * s_.valueDepth) * item_,
+            out_.at(args.writes[0], batch, head, first), out_.rowStride,
             reinterpret_cast<float*>(args.writes[1]) + row, scratch});
   }
 
   AttentionShape s_;
-  AttentionOperand q_, k_, v_;
+  AttentionOperand q_, k_, v_, out_;
   AttentionExtras extras_;
-  size_t item_;
   bool shared_;  // packed keys and values lie by (batch, group), not by thread
   size_t keyBytes_ = 0, packedBytes_ = 0, blockBytes_ = 0;
   int64_t packs_ = 0;
@@ -188,8 +187,10 @@ bool accepts(const Node&, size_t index, const Layout& layout) {
   return index < 3 ? hasUnitRows(layout) : layout.isDense();
 }
 
+bool writes(const Node&, size_t result, const Layout& layout) { return result == 0 && hasUnitRows(layout); }
+
 }  // namespace
 
-const KernelEntry attentionEntry{make, accepts};
+const KernelEntry attentionEntry{.make = make, .accepts = accepts, .writes = writes};
 
 }  // namespace lazuli

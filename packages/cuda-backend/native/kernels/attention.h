@@ -35,7 +35,8 @@ struct AttentionBlock {
   const void* values;
   // Of the block's queries and of all keys, which see each other where these are equal; null: all do.
   const int32_t *querySegments, *keySegments;
-  void* out;  // [count][valueDepth]
+  void* out;  // [count][valueDepth], `outRow` elements apart
+  int64_t outRow;
   float* lse;
   std::byte* scratch;  // AttentionTable::forwardScratch
 };
@@ -49,6 +50,7 @@ struct AttentionGradTask {
   const float *lse, *dlse;                     // [group's heads][queries]; dlse may be null
   const int32_t *querySegments, *keySegments;  // [queries], [keys]; null where there are none
   void *dk, *dv;                               // [keys][depth], [keys][valueDepth]
+  int64_t dkRow, dvRow;                        // from key to key
   void* dq;                                    // work type, [group's heads][queries][depth padded]
   int64_t firstKeyBlock, keyStep;
   std::byte* scratch;  // AttentionTable::gradScratch
@@ -62,9 +64,9 @@ struct AttentionTable {
   void (*forward)(const AttentionShape& shape, const AttentionBlock& block);
   size_t (*gradScratch)(const AttentionShape& shape, int64_t keyStep);
   void (*grad)(const AttentionShape& shape, const AttentionGradTask& task);
-  /// dq rows [count][depth] from `parts` sums that lie `partStride` elements apart.
+  /// dq rows [count][depth], `dqRow` elements apart, from `parts` sums that lie `partStride` elements apart.
   void (*gradQueries)(const AttentionShape& shape, const void* sums, int64_t parts, int64_t partStride,
-                      int64_t count, void* dq);
+                      int64_t count, void* dq, int64_t dqRow);
 };
 
 LAZULI_DECLARE_ISA(AttentionTable, attention)

@@ -23,8 +23,10 @@ class AttentionGrad final : public Kernel {
         v_(request.operands[2]),
         out_(request.operands[3]),
         dout_(request.operands[5]),
-        extras_(attentionExtras(request.operands, kExtras)),
-        item_(sizeBytes(s_.dtype)) {
+        dq_(request.target(0)),
+        dk_(request.target(1)),
+        dv_(request.target(2)),
+        extras_(attentionExtras(request.operands, kExtras)) {
     const int64_t pairs = std::max<int64_t>(1, s_.batch * s_.groups), threads = threadCount();
     if (pairs < 4 * threads && threads > 1)
       parts_ = std::clamp<int64_t>((4 * threads + pairs - 1) / pairs, 1, kMostParts);
@@ -69,7 +71,7 @@ class AttentionGrad final : public Kernel {
   void keys(const AttentionShape& s, const KernelArgs& args, int64_t pair, int64_t part, std::byte* sums,
             std::byte* scratch) const {
     const int64_t batch = pair / s_.groups, group = pair % s_.groups, head = group * (s_.heads / s_.groups);
-    const int64_t row = (batch * s_.heads + head) * s_.queries, key = pair * s_.keys;
+    const int64_t row = (batch * s_.heads + head) * s_.queries;
     const auto rows = [&](size_t index) { return reinterpret_cast<const float*>(args.reads[index]) + row; };
     AttentionGradTask t;
     t.q = q_.at(args.reads[0], batch, head);
@@ -89,8 +91,10 @@ class AttentionGrad final : public Kernel {
     t.dlse = extras_.dlse >= 0 ? rows(static_cast<size_t>(extras_.dlse)) : nullptr;
     t.querySegments = attentionSegments(extras_, 0, args.reads, batch, s_.queries);
     t.keySegments = attentionSegments(extras_, 1, args.reads, batch, s_.keys);
-    t.dk = args.writes[1] + static_cast<size_t>(key * s_.depth) * item_;
-    t.dv = args.writes[2] + static_cast<size_t>(key * s_.valueDepth) * item_;
+    t.dk = dk_.at(args.writes[1], batch, group);
+    t.dv = dv_.at(args.writes[2], batch, group);
+    t.dkRow = dk_.rowStride;
+    t.dvRow = dv_.rowStride;
     t.dq = sums;
     t.firstKeyBlock = part;
     t.keyStep = parts_;
@@ -102,16 +106,15 @@ class AttentionGrad final : public Kernel {
   void queries(const KernelArgs& args, int64_t pair, int64_t head, int64_t first, int64_t count,
                const std::byte* sums) const {
     const int64_t work = static_cast<int64_t>(attentionWorkBytes(s_.dtype));
-    const int64_t row = (pair * (s_.heads / s_.groups) + head) * s_.queries + first;
+    const int64_t heads = s_.heads / s_.groups, ofBatch = pair % s_.groups * heads + head;
     attention().gradQueries(s_, sums + (head * headItems_ + first * attentionPadded(s_.depth)) * work, parts_,
                             static_cast<int64_t>(sumBytes_) / work, count,
-                            args.writes[0] + static_cast<size_t>(row * s_.depth) * item_);
+                            dq_.at(args.writes[0], pair / s_.groups, ofBatch, first), dq_.rowStride);
   }
 
   AttentionShape s_;
-  AttentionOperand q_, k_, v_, out_, dout_;
+  AttentionOperand q_, k_, v_, out_, dout_, dq_, dk_, dv_;
   AttentionExtras extras_;
-  size_t item_;
   int64_t parts_ = 1, sums_ = 0, headItems_ = 0, partItems_ = 0;
   bool shared_ = false;  // dq's sums lie by task, not by thread
   size_t sumBytes_ = 0, taskBytes_ = 0;
@@ -131,8 +134,10 @@ bool accepts(const Node&, size_t index, const Layout& layout) {
   return index == kLse || index >= kExtras ? layout.isDense() : hasUnitRows(layout);
 }
 
+bool writes(const Node&, size_t, const Layout& layout) { return hasUnitRows(layout); }
+
 }  // namespace
 
-const KernelEntry attentionGradEntry{make, accepts};
+const KernelEntry attentionGradEntry{.make = make, .accepts = accepts, .writes = writes};
 
 }  // namespace lazuli

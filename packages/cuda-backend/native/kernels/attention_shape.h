@@ -20,8 +20,16 @@ struct AttentionOperand {
         headStride(layout.strides[1]),
         rowStride(layout.strides[2]) {}
   const std::byte* at(const std::byte* base, int64_t batch, int64_t head, int64_t row = 0) const {
-    return base + (offset + batch * batchStride + head * headStride + row * rowStride) *
-                      static_cast<int64_t>(itemBytes);
+    return base + bytesTo(batch, head, row);
+  }
+  std::byte* at(std::byte* base, int64_t batch, int64_t head, int64_t row = 0) const {
+    return base + bytesTo(batch, head, row);
+  }
+
+ private:
+  int64_t bytesTo(int64_t batch, int64_t head, int64_t row) const {
+    return (offset + batch * batchStride + head * headStride + row * rowStride) *
+           static_cast<int64_t>(itemBytes);
   }
 };
 

@@ -11,7 +11,7 @@ constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 size_t attentionGradScratch(const AttentionShape& shape, int64_t keyStep);
 void attentionGrad(const AttentionShape& shape, const AttentionGradTask& task);
 void attentionGradQueries(const AttentionShape& shape, const void* sums, int64_t parts, int64_t partStride,
-                          int64_t count, void* dq);
+                          int64_t count, void* dq, int64_t dqRow);
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }

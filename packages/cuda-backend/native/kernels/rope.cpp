@@ -15,8 +15,12 @@ bool accepts(const Node&, size_t index, const Layout& layout) {
   return layout.shape.back() <= 1 || layout.strides.back() == 1;
 }
 
+bool writes(const Node&, size_t, const Layout& layout) {
+  return layout.shape.back() <= 1 || layout.strides.back() == 1;
+}
+
 MadeKernel make(const KernelRequest& request) {
-  const Layout x = request.operands[0];
+  const Layout x = request.operands[0], y = request.target(0);
   const DType dtype = x.dtype, tables = request.operands[1].dtype;
   const size_t rank = x.shape.size();
   const int64_t length = x.shape[rank - 2], width = x.shape[rank - 1];
@@ -32,14 +36,15 @@ MadeKernel make(const KernelRequest& request) {
     parallelFor(rows, grain, [&](int64_t begin, int64_t end) {
       while (begin < end) {  // rows of one batch element at a time
         const int64_t element = begin / length, t = begin % length, n = std::min(end - begin, length - t);
-        int64_t from = x.offset + t * x.strides[rank - 2];
+        int64_t from = x.offset + t * x.strides[rank - 2], to = y.offset + t * y.strides[rank - 2];
         for (int64_t rest = element, dim = static_cast<int64_t>(batch.size()); dim-- > 0;) {
           from += rest % batch[dim] * x.strides[dim];
+          to += rest % batch[dim] * y.strides[dim];
           rest /= batch[dim];
         }
         worker({at(args.reads[0], dtype, from), x.strides[rank - 2],
                 at(args.reads[1], tables, t * (width / 2)), at(args.reads[2], tables, t * (width / 2)),
-                at(args.writes[0], dtype, begin * width), width, n, width, inverse});
+                at(args.writes[0], dtype, to), y.strides[rank - 2], n, width, inverse});
         begin += n;
       }
     });
@@ -52,6 +57,6 @@ MadeKernel make(const KernelRequest& request) {
 
 }  // namespace
 
-const KernelEntry ropeEntry = {make, accepts};
+const KernelEntry ropeEntry = {.make = make, .accepts = accepts, .writes = writes};
 
 }  // namespace lazuli
