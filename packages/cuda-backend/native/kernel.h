@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -66,6 +67,11 @@ struct KernelEntry {
   /// Whether the kernel reads operand `index` in this layout; where not, the lowering copies it dense first.
   /// Null: dense only.
   bool (*accepts)(const Node& node, size_t index, const Layout& layout) = nullptr;
+  /// Whether one kernel may do what `next` asks for along with `group`, nodes of the op that come before it.
+  /// Null: never.
+  bool (*joins)(std::span<const KernelRequest> group, const KernelRequest& next) = nullptr;
+  /// That kernel: it reads and writes what the requests do, one after the other.
+  MadeKernel (*makeAll)(std::span<const KernelRequest> group) = nullptr;
 };
 
 /// The entry of a library op; null where the CPU has no kernel for it.

@@ -1,5 +1,6 @@
 #include "lower.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 
@@ -46,6 +47,7 @@ class Lowering {
         throw;
       }
     }
+    flush();
     node_ = -1;
     for (ValueId output : program_.outputs) lowered_.outputs.push_back(inMemory(output));
     return std::move(lowered_);
@@ -54,6 +56,7 @@ class Lowering {
  private:
   void add(const Unit& unit) {
     const Node& node = fusion_.node(unit.nodes[0]);
+    if (unit.role != Role::library || readsOpen(node)) flush();
     switch (unit.role) {
       case Role::fused:
         return addFused(emitFused(fusion_, unit), "fused", unit.space);
@@ -141,13 +144,42 @@ class Lowering {
       request.operands.push_back(std::move(layout));
     }
     for (ValueId result : node.results) request.results.push_back(program_.type(result));
-    MadeKernel made = entry->make(request);
+    if (!open_.requests.empty() && !(open_.entry == entry && entry->joins(open_.requests, request))) flush();
+    open_.entry = entry;
+    open_.requests.push_back(std::move(request));
+    open_.reads.insert(open_.reads.end(), reads.begin(), reads.end());
+    open_.writes.insert(open_.writes.end(), node.results.begin(), node.results.end());
+    open_.node = node_;
+    if (!entry->joins) flush();
+  }
+
+  /// Whether the node needs what requests that are still open give.
+  bool readsOpen(const Node& node) const {
+    return std::any_of(node.operands.begin(), node.operands.end(), [&](ValueId operand) {
+      return std::find(open_.writes.begin(), open_.writes.end(), fusion_.sources[operand].base) !=
+             open_.writes.end();
+    });
+  }
+
+  /// Makes one kernel of the open requests.
+  void flush() {
+    if (open_.requests.empty()) return;
+    const Open open = std::move(open_);
+    open_ = {};
+    const Node& node = open.requests.back().node;
+    MadeKernel made =
+        open.requests.size() == 1 ? open.entry->make(open.requests[0]) : open.entry->makeAll(open.requests);
     if (made.label.empty()) made.label = info(node.op).name;
+    std::vector<bool> dense;
+    for (const KernelRequest& request : open.requests)
+      for (const Layout& layout : request.operands) dense.push_back(layout.isDense());
     // Written over in place, a strided view would lose elements it has yet to read.
-    std::erase_if(made.inPlace, [&](const auto& pair) { return !request.operands[pair.second].isDense(); });
+    std::erase_if(made.inPlace, [&](const auto& pair) { return !dense[pair.second]; });
     const bool isDone = node.op == Op::collective_done;
     const auto bucket = made.communicates ? started_.find(node.results[0]) : started_.end();
-    push(std::move(made), std::move(reads), node.results);
+    const int64_t at = std::exchange(node_, open.node);
+    push(std::move(made), open.reads, open.writes);
+    node_ = at;
     Step& step = lowered_.steps.back();
     if (isDone) step.transfer = Transfer::done;
     if (bucket == started_.end()) return;
@@ -189,10 +221,19 @@ class Lowering {
     return {layout.dtype, {length}, {layout.strides.back()}, layout.offset};
   }
 
+  /// Library nodes that one kernel is to carry out.
+  struct Open {
+    const KernelEntry* entry = nullptr;
+    std::vector<KernelRequest> requests;
+    std::vector<ValueId> reads, writes;
+    int64_t node = -1;
+  };
+
   const Program& program_;
   const KernelMaker& maker_;
   Fusion fusion_;
   Lowered lowered_;
+  Open open_;
   int64_t node_ = -1;
   std::map<std::vector<int64_t>, ValueId> copies_;
   std::map<ValueId, int64_t> started_;  // results of collectives that are only started: their buckets
