@@ -2,6 +2,7 @@ import { program, runProgram, UsageError } from "@lazuli/examples/llama/cli.js";
 import { isPreset, type PresetName, preset, presetNames } from "@lazuli/examples/llama/config.js";
 import { InvalidArgumentError, Option } from "commander";
 import { compare, formatComparison, type PeerName, peerNames } from "./compare.js";
+import { compileBenchmark } from "./compile.js";
 import { attentionBenchmark, fusionBenchmark, matmulBenchmark } from "./kernels.js";
 import type { Result } from "./measure.js";
 import { planBenchmark } from "./plan.js";
@@ -63,6 +64,9 @@ training("profile", "time, GFLOP/s and GB/s of a training step's kernels, agains
 bench("trace", "recording a deep decoder, and dispatch")
   .option("--layers <n>", "decoder layers", count, 100)
   .action(async ({ json, layers }) => print(await traceBenchmark({ layers }), json));
+bench("compile", "compiling a training step of a deep decoder")
+  .option("--layers <n>", "decoder layers", count, 32)
+  .action(async ({ json, layers }) => print(await compileBenchmark({ layers }), json));
 bench("dispatch", "a cached step of x + 1").action(async ({ json }) =>
   print({ dispatch_us: await dispatchUs() }, json),
 );

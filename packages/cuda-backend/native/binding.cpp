@@ -133,7 +133,8 @@ Napi::Object infoOf(Napi::Env env, const lazuli::ExecutableInfo& info) {
   auto object = numbersOf(env, {{"arenaBytes", double(info.arenaBytes)},
                                 {"lowerBoundBytes", double(info.lowerBoundBytes)},
                                 {"constantBytes", double(info.constantBytes)},
-                                {"outputBytes", double(info.outputBytes)}});
+                                {"outputBytes", double(info.outputBytes)},
+                                {"distinctKernels", double(info.distinctKernels)}});
   object.Set("kernels", kernels);
   object.Set("text", Napi::String::New(env, info.text));
   return object;

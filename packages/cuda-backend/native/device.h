@@ -34,7 +34,8 @@ struct ExecutableInfo {
   size_t constantBytes = 0;
   size_t outputBytes = 0;  // fresh buffers a run takes for outputs that take over no donated input
   std::vector<KernelInfo> kernels;
-  std::string text;  // steps and plan, for LAZULI_DEBUG=4 and 5; made only when asked for
+  size_t distinctKernels = 0;  // those that do the same to different values counted once
+  std::string text;            // steps and plan, for LAZULI_DEBUG=4 and 5; made only when asked for
 };
 
 struct KernelTime {

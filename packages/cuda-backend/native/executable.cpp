@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <new>
+#include <set>
 
 #include "collectives/bucket.h"
 #include "parallel.h"
@@ -89,6 +90,9 @@ void Executable::makeInfo(bool withText) {
     const bool isWhole = step.transfer == Transfer::none;
     info_.kernels.push_back({step.made.label, step.node, isWhole ? bytes : 0, isWhole ? step.made.flops : 0});
   }
+  std::set<const Kernel*> distinct;
+  for (const Step& step : lowered_.steps) distinct.insert(step.made.kernel.get());
+  info_.distinctKernels = distinct.size();
   if (withText) info_.text = describe(lowered_, plan_);
 }
 

@@ -6,6 +6,7 @@ namespace lazuli {
 namespace {
 
 constexpr size_t kMostReaders = 32;  // of a cheap value that each reader recomputes
+constexpr size_t kMostRemade = 2;    // readers that make it again from one value in memory
 constexpr int kMostScalarOps = 8;    // of an expression of one element that each reader recomputes
 
 /// Decides, readers before producers, which values their readers compute for themselves: cheap ones
@@ -63,6 +64,19 @@ class Inliner {
     });
   }
 
+  /// Whether readers make it again from what lies in memory in any case: of one value no smaller than it, so
+  /// that what is kept for them (an activation, for the backward pass) and what they read is no more than
+  /// before.
+  bool isRemade(const Node& node) const {
+    const Program& program = fusion_.program;
+    if (info(node.op).lower != LowerKind::elementwise || node.operands.size() != 1) return false;
+    const ValueId base = fusion_.sources[node.operands[0]].base;
+    const Role role = fusion_.roleOf(base);
+    const bool inMemory =
+        !fusion_.isComputed(base) || role == Role::matmul || role == Role::absorbed || role == Role::library;
+    return inMemory && program.type(base).bytes() <= program.type(node.results[0]).bytes();
+  }
+
   /// Whether the node's leaves can be read through `steps`.
   bool isReadable(const Node& node, const ViewSteps& steps) const {
     const Program& program = fusion_.program;
@@ -114,6 +128,8 @@ class Inliner {
       inlined = node.op == Op::constant && isCheap(node);
     } else if (isCheap(node)) {
       inlined = contexts.size() <= kMostReaders || node.operands.empty();
+    } else if (!stored && isRemade(node)) {
+      inlined = contexts.size() <= kMostRemade;
     } else if (!stored && node.op != Op::constant && contexts.size() == 1 &&
                fusion_.uses[value].size() == 1) {
       const int64_t count = fusion_.program.type(value).elements();

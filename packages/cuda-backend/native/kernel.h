@@ -42,9 +42,9 @@ class Kernel {
 
 /// A kernel and what the planner must know of it.
 struct MadeKernel {
-  std::unique_ptr<Kernel> kernel;
-  std::string label;   // for traces: "matmul f32 2048x288 * 288x768 + residual"
-  std::string detail;  // what it computes, where the label does not say: a fused expression
+  std::shared_ptr<const Kernel> kernel;  // of several steps that do the same to different values
+  std::string label;                     // for traces: "matmul f32 2048x288 * 288x768 + residual"
+  std::string detail;                    // what it computes, where the label does not say: a fused expression
   size_t scratchBytes = 0;
   /// (write, read): this write may share its memory with this read, when the read is dense, of the same byte
   /// size and not needed afterwards.
@@ -85,7 +85,8 @@ struct KernelEntry {
 /// The entry of a library op; null where the CPU has no kernel for it.
 const KernelEntry* findKernel(Op op);
 
-/// Makes the kernels of one kind of device.
+/// Makes the kernels of one kind of device. What it is asked for decides what it makes, so that equal
+/// requests may share one kernel (kernel_cache.h): of a node nothing but its op and its attributes.
 class KernelMaker {
  public:
   virtual ~KernelMaker() = default;

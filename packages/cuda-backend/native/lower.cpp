@@ -5,6 +5,7 @@
 #include <map>
 
 #include "fuse.h"
+#include "kernel_cache.h"
 
 namespace lazuli {
 namespace {
@@ -21,7 +22,7 @@ std::string dims(const Dims& shape) {
 class Lowering {
  public:
   Lowering(const Program& program, bool fuse, const KernelMaker& maker)
-      : program_(program), maker_(maker), fusion_(program, fuse, maker) {
+      : program_(program), maker_(maker), kernels_(maker), fusion_(program, fuse, maker) {
     for (const Program::Value& value : program.values) lowered_.values.push_back(value.type);
     for (const Node& node : program.nodes) {
       if (node.op == Op::collective_done)
@@ -74,16 +75,10 @@ class Lowering {
   }
 
   void addFused(FusedUnit unit, const char* label, const Dims& space) {
-    std::string detail;
-    for (const FusedSpec& part : unit.parts) {
-      if (!detail.empty()) detail += "; ";
-      detail += describe(part);
-    }
-    MadeKernel made = maker_.fused(std::move(unit.parts));
+    MadeKernel made = kernels_.fused(std::move(unit.parts));
     made.label = std::string(label) + " " + name(program_.type(unit.writes[0]).dtype) + " " + dims(space);
     constexpr size_t kMostLabel = 120;
-    if (detail.size() <= kMostLabel) made.label += ": " + detail;
-    made.detail = std::move(detail);
+    if (made.detail.size() <= kMostLabel) made.label += ": " + made.detail;
     push(std::move(made), std::move(unit.reads), std::move(unit.writes));
   }
 
@@ -111,7 +106,8 @@ class Lowering {
     spec.stores = {{0, 0, Layout::dense({layout.dtype, layout.shape})}};
     std::vector<FusedSpec> parts;
     parts.push_back(std::move(spec));
-    MadeKernel made = maker_.fused(std::move(parts));
+    MadeKernel made = kernels_.fused(std::move(parts));
+    made.detail.clear();
     made.label = std::string("copy ") + name(layout.dtype) + " " + dims(layout.shape);
     push(std::move(made), {base}, {entry->second});
     return entry->second;
@@ -170,8 +166,7 @@ class Lowering {
     const Open open = std::move(open_);
     open_ = {};
     const Node& node = open.requests.back().node;
-    MadeKernel made =
-        open.requests.size() == 1 ? open.entry->make(open.requests[0]) : open.entry->makeAll(open.requests);
+    MadeKernel made = kernels_.library(*open.entry, open.requests);
     if (made.label.empty()) made.label = info(node.op).name;
     std::vector<bool> dense, targets;
     for (const KernelRequest& request : open.requests) {
@@ -218,7 +213,7 @@ class Lowering {
       *layouts[k] = Layout::dense({layouts[k]->dtype, layouts[k]->shape});
     }
     if (unit.residual) reads.push_back(*unit.residual);
-    push(maker_.matmul(spec), std::move(reads), {unit.result});
+    push(kernels_.matmul(spec), std::move(reads), {unit.result});
   }
 
   /// The bias as the vector along the last dim that it is, whatever dims of size 1 it has besides.
@@ -237,6 +232,7 @@ class Lowering {
 
   const Program& program_;
   const KernelMaker& maker_;
+  KernelCache kernels_;
   Fusion fusion_;
   Lowered lowered_;
   Open open_;

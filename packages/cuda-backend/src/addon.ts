@@ -14,6 +14,8 @@ export interface ExecutableInfo {
   readonly outputBytes: number;
   /** In the order they run. */
   readonly kernels: readonly KernelInfo[];
+  /** Kernels that were made for them: one for all that do the same to different values, as in repeated layers. */
+  readonly distinctKernels: number;
   /** Steps and memory plan; empty unless asked for. */
   readonly text: string;
 }

@@ -14,7 +14,7 @@ const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MB
 function printCompile(event: CompileEvent): void {
   const { info } = event;
   print(
-    `compile #${event.program}: ${event.recordedNodes} nodes recorded, ${event.compiledNodes} compiled, ${info.kernels.length} kernels; ` +
+    `compile #${event.program}: ${event.recordedNodes} nodes recorded, ${event.compiledNodes} compiled, ${info.kernels.length} kernels (${info.distinctKernels} made); ` +
       `passes ${event.passesMs.toFixed(1)} ms, native ${event.nativeMs.toFixed(1)} ms; arena ${megabytes(info.arenaBytes)}. ` +
       `Why: ${event.reason}`,
   );

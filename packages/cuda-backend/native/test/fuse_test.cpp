@@ -118,6 +118,21 @@ TEST(Fuse, PreActivationsThatAreReadStay) {
   expectReference(b.program, {values({24, 16}, 1), values({16, 32}, 2)}, 1e-4);
 }
 
+TEST(Fuse, ActivationsAreMadeAgainNotKept) {
+  ProgramBuilder b;
+  const ValueId x = b.input(DType::f32, {6, 8}), w = b.input(DType::f32, {8, 8}),
+                up = b.input(DType::f32, {6, 8});
+  const ValueId gate = b.matmul(x, w), a = b.elementwise(Op::silu, {gate});
+  const ValueId y = b.matmul(b.elementwise(Op::mul, {a, up}), w);
+  b.output(b.elementwise(Op::mul, {y, a}));
+  b.output(b.elementwise(Op::silu_grad, {gate, y}));
+  const Lowered lowered = lower(b.program, true);
+  EXPECT_EQ(steps(b.program), (Words{"matmul", "fused", "matmul", "fused"}));
+  EXPECT_EQ(lowered.steps[1].writes.size(), 1u);
+  EXPECT_EQ(lowered.steps[0].made.kernel, lowered.steps[2].made.kernel);  // the same product of other values
+  expectReference(b.program, {values({6, 8}, 1), values({8, 8}, 2), values({6, 8}, 3)});
+}
+
 TEST(Fuse, ConcatWritesItsPiecesInPlace) {
   ProgramBuilder b;
   const ValueId x = b.input(DType::f32, {5, 8}), y = b.input(DType::f32, {3, 5});
