@@ -1,8 +1,10 @@
 import {
+  autocast,
   type CompileEvent,
   checkpoint,
   compile,
   configure,
+  type DType,
   type Engine,
   F,
   MemoryBudgetError,
@@ -53,11 +55,13 @@ interface How {
   readonly strategy?: string;
   readonly compiled?: boolean;
   readonly checkpointed?: boolean;
+  readonly dtype?: DType;
+  readonly precision?: "bfloat16" | "float16";
 }
 
 async function train(
   options: RuntimeOptions,
-  { mesh: axes, strategy = "none", compiled = false, checkpointed = false }: How = {},
+  { mesh: axes, strategy = "none", compiled = false, checkpointed = false, dtype, precision }: How = {},
 ): Promise<Run> {
   engine?.device.close();
   const mesh = axes ? parseMesh(axes) : null;
@@ -65,7 +69,7 @@ async function train(
   const compiles: CompileEvent[] = [];
   engine.events.compile$.subscribe((event) => compiles.push(event));
   manualSeed(5);
-  const model = new Llama(config);
+  const model = new Llama(config, dtype);
   if (checkpointed) {
     const [layer] = model.model.layers;
     const { forward } = layer;
@@ -74,7 +78,8 @@ async function train(
   const place = mesh ? shardLlama(model, mesh, parseStrategies(strategy, mesh)) : (x: Tensor): Tensor => x;
   const optimizer = new optim.AdamW(model.parameters(), { lr: 1e-2, weightDecay: 0.1 });
   const learn = (ids: Tensor): Tensor => {
-    const loss = F.crossEntropy(model.forward(ids.slice(1, 0, -1)), ids.slice(1, 1));
+    const forward = (): Tensor => F.crossEntropy(model.forward(ids.slice(1, 0, -1)), ids.slice(1, 1));
+    const loss = precision ? autocast(precision, forward) : forward();
     loss.backward();
     optim.clipGradNorm(model.parameters(), 1);
     optimizer.step();
@@ -156,6 +161,21 @@ describe('remat: "auto"', () => {
     expect(least.step.info.arenaBytes).toBe(smallestBytes);
     expectSame(least, plain);
     await expect(train(auto(smallestBytes - 1))).rejects.toThrow(MemoryBudgetError);
+  });
+
+  it.each<How>([
+    { dtype: "bfloat16" },
+    { dtype: "float16" },
+    { precision: "bfloat16" },
+    { precision: "float16" },
+  ])("rounds as before with %o, whose kernels do not round in between", { timeout: 60_000 }, async (how) => {
+    const plain = await train({}, how);
+    for (const share of [0.85, 0.7, 0.55]) {
+      const budget = Math.floor(plain.step.info.arenaBytes * share);
+      const run = await train(auto(budget), how);
+      expectSame(run, plain);
+      expect(run.step.info.arenaBytes).toBeLessThanOrEqual(budget);
+    }
   });
 
   it("works with compiled steps and beside checkpoints", { timeout: 60_000 }, async () => {

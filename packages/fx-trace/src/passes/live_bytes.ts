@@ -27,6 +27,8 @@ export interface LiveBytes {
   readonly baseOf: (node: Node) => Node;
   /** Whether the value is never in memory: computed inside the kernel of what reads it, or from outside. */
   readonly isInside: (node: Node) => boolean;
+  /** Whether two nodes are computed by one kernel of elementwise ops. */
+  readonly isSameKernel: (a: Node, b: Node) => boolean;
 }
 
 /**
@@ -109,6 +111,7 @@ class Model {
       stored,
       baseOf,
       isInside: (node) => !stored.has(baseOf(node)),
+      isSameKernel: (a, b) => this.find(this.at.get(a) as number) === this.find(this.at.get(b) as number),
     };
   }
 

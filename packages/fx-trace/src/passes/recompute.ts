@@ -42,6 +42,7 @@ class Rewriter {
   private readonly again: Node[] = [];
   /** By node of the new graph: the position of the node it was made for, less one half where it is not that node's own. */
   private readonly origin = new Map<Node, number>();
+  private readonly originals = new Map<Node, Node>();
   private readonly outputs: ReadonlySet<Node>;
   private at = 0;
 
@@ -71,14 +72,13 @@ class Rewriter {
     });
     const found = dce(this.builder.finish(outputs.map((x) => this.plain.get(x) as Node)));
     const again = new Set(this.again);
-    const originals = new Map<Node, Node>();
-    for (const [original, made] of [...this.plain, ...this.copies]) originals.set(made, original);
+    for (const [original, made] of this.plain) this.originals.set(made, original);
     return {
       graph: found,
       plain: this.plain,
       last: this.last,
       again: found.nodes.filter((node) => again.has(node)),
-      originalOf: (node) => originals.get(node) ?? node,
+      originalOf: (node) => this.originals.get(node) ?? node,
       cutAt: (position) => Math.floor(this.origin.get(found.nodes[position]) as number),
     };
   }
@@ -130,29 +130,45 @@ class Rewriter {
   private copy(x: Node): Node {
     const known = this.copies.get(x);
     if (known) return known;
-    let inputs: Node[];
-    if (x.op.name === "result") inputs = [this.copy(x.inputs[0])];
-    else {
-      const fenced = this.fence(x);
-      // A product last: its kernel adds what is there before it.
-      const isProduct = (input: Node): boolean => baseOf(input).op.name === "dot_general";
-      const made = new Map<Node, Node>();
-      for (const isLast of [false, true])
-        for (const input of x.inputs)
-          if (isProduct(input) === isLast) made.set(input, this.operandBehind(input, fenced));
-      inputs = x.inputs.map((input) => made.get(input) as Node);
-    }
+    const made = this.compute(x);
+    // Read from memory it was rounded, which half types are not inside of a kernel.
+    const isRounded = isFused(x) && isHalf(x) && !this.lives.isInside(x);
+    const value = isRounded ? this.barrier(made) : made;
+    this.copies.set(x, value);
+    return value;
+  }
+
+  private compute(x: Node): Node {
+    if (x.op.name === "result")
+      return this.extra(new Node(x.op, [this.copy(x.inputs[0])], x.attrs, x.types, x.scope));
+    const fenced = this.fence(x);
+    // A product last: its kernel adds what is there before it.
+    const isProduct = (input: Node): boolean => baseOf(input).op.name === "dot_general";
+    const operands = new Map<Node, Node>();
+    for (const isLast of [false, true])
+      for (const input of x.inputs)
+        if (isProduct(input) === isLast) operands.set(input, this.operandOf(x, input, fenced));
+    const inputs = x.inputs.map((input) => operands.get(input) as Node);
     const made = this.extra(new Node(x.op, inputs, x.attrs, x.types, x.scope));
-    this.copies.set(x, made);
-    if (x.op.name !== "result") this.again.push(made);
+    this.originals.set(made, x);
+    this.again.push(made);
     return made;
+  }
+
+  private barrier(x: Node): Node {
+    return this.extra(new Node(barrier, [x], {}, x.types, x.scope));
+  }
+
+  /** Whether a node's kernel has the operand before it is rounded to the half type that others read it in. */
+  private isUnrounded(x: Node, base: Node): boolean {
+    return isFused(x) && isFused(base) && isHalf(base) && this.lives.isSameKernel(x, base);
   }
 
   /** Puts operands that were there before behind barriers; gives those that only this copy is to read so. */
   private fence(x: Node): ReadonlyMap<Node, Node> {
     const own = new Map<Node, Node>();
-    const bases = [...new Set(x.inputs.map(this.lives.baseOf))];
-    const kept = bases.filter((base) => !this.isCopied(base));
+    const bases = [...new Set(x.inputs.map(baseOf))];
+    const kept = bases.filter((base) => !this.isCopied(base) && !this.isUnrounded(x, base));
     // A kernel of elementwise ops joins another that reads as many elements of the same value.
     let wanted: (Node | undefined)[] = isFused(x)
       ? kept.filter((base) => sizeOf(base.shape) === spaceOf(x))
@@ -163,7 +179,7 @@ class Rewriter {
       if (!base) continue;
       const current = this.current.get(base) as Node;
       if (current.op.name === "barrier") continue;
-      const fenced = this.extra(new Node(barrier, [current], {}, current.types, current.scope));
+      const fenced = this.barrier(current);
       if (!this.isOwn(base)) own.set(base, fenced);
       else {
         this.current.set(base, fenced);
@@ -186,13 +202,18 @@ class Rewriter {
     return !this.isGiven(base) && !this.outputs.has(base);
   }
 
-  private operandBehind(x: Node, fenced: ReadonlyMap<Node, Node>): Node {
-    if (fenced.size === 0 || !fenced.has(this.lives.baseOf(x))) return this.operand(x);
-    if (!isAlias(x)) return fenced.get(x) as Node;
-    const input = this.operandBehind(x.inputs[0], fenced);
-    return this.extra(new Node(x.op, [input], x.attrs, x.types, x.scope));
+  /** What the copy of `x` reads for an operand, which may be a view of one that only it reads. */
+  private operandOf(x: Node, input: Node, fenced: ReadonlyMap<Node, Node>): Node {
+    const base = baseOf(input);
+    const isAgain = this.isUnrounded(x, base);
+    if (!isAgain && !fenced.has(base)) return this.operand(input);
+    if (!isAlias(input)) return isAgain ? this.compute(input) : (fenced.get(input) as Node);
+    const seen = this.operandOf(x, input.inputs[0], fenced);
+    return this.extra(new Node(input.op, [seen], input.attrs, input.types, input.scope));
   }
 }
+
+const isHalf = ({ dtype }: Node): boolean => dtype === "bfloat16" || dtype === "float16";
 
 const smallest = (nodes: readonly Node[]): Node | undefined =>
   nodes.reduce<Node | undefined>(
