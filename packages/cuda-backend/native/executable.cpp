@@ -1,11 +1,11 @@
 #include "executable.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <new>
 
 #include "collectives/bucket.h"
+#include "parallel.h"
 #include "schedule.h"
 
 namespace lazuli {
@@ -196,8 +196,8 @@ void Executable::run(const Memory& memory, const Clock& clock, std::vector<Kerne
     if (times) times->push_back({start, clock.us()});
   }
   for (const auto& copy : plan_.storage.copies) {
-    std::memcpy(memory.outputs[copy.output], frame.resolve(addressOf(copy.from)),
-                lowered_.values[copy.from].bytes());
+    copyBytes(memory.outputs[copy.output], frame.resolve(addressOf(copy.from)),
+              lowered_.values[copy.from].bytes());
   }
 }
 
