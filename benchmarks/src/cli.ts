@@ -3,7 +3,7 @@ import { isPreset, type PresetName, preset, presetNames } from "@lazuli/examples
 import { InvalidArgumentError, Option } from "commander";
 import { compare, formatComparison, type PeerName, peerNames } from "./compare.js";
 import { compileBenchmark } from "./compile.js";
-import { attentionBenchmark, fusionBenchmark, matmulBenchmark } from "./kernels.js";
+import { attentionBenchmark, fusionBenchmark, maskNames, matmulBenchmark } from "./kernels.js";
 import type { Result } from "./measure.js";
 import { planBenchmark } from "./plan.js";
 import { profileBenchmark } from "./profile.js";
@@ -82,6 +82,7 @@ bench("attention", "causal attention and its gradients")
   .option("--seq <n>", "positions", count, 256)
   .option("--head-dim <n>", "size of a head", count, 48)
   .option("--window <n>", "keys that a query sees (default: all before it)", count)
+  .addOption(new Option("--mask <kind>", "what else hides keys or is added").choices(maskNames))
   .addOption(dtype())
   .action(async ({ json, ...shape }) => print(await attentionBenchmark(shape), json));
 bench("matmul", "matrix products")

@@ -88,7 +88,8 @@ void Executable::makeInfo(bool withText) {
     for (ValueId v : step.writes) bytes += lowered_.values[v].bytes();
     // The times of a start and a wait are not those of what is moved.
     const bool isWhole = step.transfer == Transfer::none;
-    info_.kernels.push_back({step.made.label, step.node, isWhole ? bytes : 0, isWhole ? step.made.flops : 0});
+    info_.kernels.push_back({step.made.label, step.node, isWhole ? bytes : 0, isWhole ? step.made.flops : 0,
+                             step.made.scratchBytes});
   }
   std::set<const Kernel*> distinct;
   for (const Step& step : lowered_.steps) distinct.insert(step.made.kernel.get());
