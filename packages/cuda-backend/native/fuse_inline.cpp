@@ -70,6 +70,9 @@ class Inliner {
   bool isRemade(const Node& node) const {
     const Program& program = fusion_.program;
     if (info(node.op).lower != LowerKind::elementwise || node.operands.size() != 1) return false;
+    // Half types are rounded where they are stored: made again they would be other numbers.
+    const DType dtype = program.type(node.results[0]).dtype;
+    if (dtype == DType::bf16 || dtype == DType::f16) return false;
     const ValueId base = fusion_.sources[node.operands[0]].base;
     const Role role = fusion_.roleOf(base);
     const bool inMemory =
