@@ -2,7 +2,7 @@ import { program, runProgram, UsageError } from "@lazuli/examples/llama/cli.js";
 import { isPreset, type PresetName, preset, presetNames } from "@lazuli/examples/llama/config.js";
 import { InvalidArgumentError, Option } from "commander";
 import { compare, formatComparison, type PeerName, peerNames } from "./compare.js";
-import { attentionBenchmark, fusionBenchmark, matmulBenchmark } from "./kernels.js";
+import { attentionBenchmark, fusionBenchmark, maskNames, matmulBenchmark } from "./kernels.js";
 import type { Result } from "./measure.js";
 import { planBenchmark } from "./plan.js";
 import { profileBenchmark } from "./profile.js";
@@ -78,6 +78,7 @@ bench("attention", "causal attention and its gradients")
   .option("--seq <n>", "positions", count, 256)
   .option("--head-dim <n>", "size of a head", count, 48)
   .option("--window <n>", "keys that a query sees (default: all before it)", count)
+  .addOption(new Option("--mask <kind>", "what else hides keys or is added").choices(maskNames))
   .addOption(dtype())
   .action(async ({ json, ...shape }) => print(await attentionBenchmark(shape), json));
 bench("matmul", "matrix products")

@@ -1,4 +1,4 @@
-import { configure, F, randn, sync, type Tensor } from "@lazuli/lazy-tensor";
+import { arange, configure, F, randn, sync, type Tensor } from "@lazuli/lazy-tensor";
 import { copyBandwidth, type Result, round, timeStep } from "./measure.js";
 
 type FloatName = "float32" | "bfloat16" | "float16";
@@ -32,6 +32,30 @@ export interface AttentionShape {
   readonly dtype: FloatName;
   /** Keys that a query sees, up to its own; all where not given. */
   readonly window?: number;
+  readonly mask?: MaskName;
+}
+
+/**
+ * Beside the causal mask: a quarter of the keys hidden as padding on the left is, bools [B, 1, 1, T]; a number by head and
+ * key as ALiBi's, [H, 1, T]; one by head and pair, [H, T, T]; and that with its gradient.
+ */
+export const maskNames = ["padding", "alibi", "bias", "learned"] as const;
+export type MaskName = (typeof maskNames)[number];
+
+function maskOf(kind: MaskName, batch: number, heads: number, seq: number): Tensor {
+  if (kind === "bias" || kind === "learned")
+    return randn([heads, seq, seq]).requiresGrad_(kind === "learned");
+  const key = arange(seq);
+  if (kind === "padding")
+    return key
+      .ge(seq / 4)
+      .reshape([1, 1, 1, seq])
+      .broadcastTo([batch, 1, 1, seq]);
+  const slope = arange(heads)
+    .add(1)
+    .mul((-8 * Math.LN2) / heads)
+    .exp();
+  return slope.reshape([heads, 1, 1]).mul(key);
 }
 
 /** Causal attention, forward and with its gradients. */
@@ -42,19 +66,22 @@ export async function attentionBenchmark({
   headDim,
   dtype,
   window,
+  mask,
 }: AttentionShape): Promise<Result> {
   configure({});
   const shape = [batch, heads, seq, headDim];
   const values = [1, 2, 3, 4].map(() => randn(shape).to(dtype));
-  await sync(...values);
+  const attnMask = mask && maskOf(mask, batch, heads, seq);
+  await sync(...values, ...(attnMask ? [attnMask] : []));
   const [q, k, v] = values.slice(0, 3).map((value) => value.requiresGrad_());
   const g = values[3];
-  const attend = (): Tensor => F.scaledDotProductAttention(q, k, v, { causal: true, window });
+  const leaves = [q, k, v, ...(attnMask?.requiresGrad ? [attnMask] : [])];
+  const attend = (): Tensor => F.scaledDotProductAttention(q, k, v, { causal: true, window, attnMask });
   const forward = await timeStep(() => [attend().detach()]);
   const both = await timeStep(() => {
     attend().backward(g);
-    const grads = [q, k, v].map(({ grad }) => grad as Tensor);
-    for (const param of [q, k, v]) param.grad = null;
+    const grads = leaves.map(({ grad }) => grad as Tensor);
+    for (const leaf of leaves) leaf.grad = null;
     return grads;
   });
   // Two products of T² K multiplications a head, half of them masked; the gradients take five.
@@ -64,6 +91,7 @@ export async function attentionBenchmark({
   return {
     shape,
     dtype,
+    ...(mask ? { mask } : {}),
     forward_ms: round(forward.deviceMs),
     forward_gflops: round(flops / forward.deviceMs / 1e6, 1),
     forward_backward_ms: round(both.deviceMs),

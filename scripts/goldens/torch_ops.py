@@ -275,6 +275,7 @@ def rope(x, cos, sin, interleaved, inverse):
 
 @op
 def attention(q, k, v, *extras, causal, offset, scale, window):
+    bias, extras = (extras[0], extras[1:]) if extras and extras[0].ndim == 4 else (None, extras)
     segments, shift = extras[:2] if len(extras) >= 2 else None, extras[-1] if len(extras) % 2 else None
     offset += 0 if shift is None else shift.item()
     length, keys = q.shape[2], k.shape[2]
@@ -282,6 +283,12 @@ def attention(q, k, v, *extras, causal, offset, scale, window):
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     key, position = torch.arange(keys), torch.arange(length)[:, None] + offset
     seen = torch.ones(length, keys).bool()
+    scores = scale * (q @ k.mT)
+    if bias is not None:
+        hides = ~bias if bias.dtype == torch.bool else bias == -math.inf
+        seen = seen & ~hides
+        # Held against no -inf, so that no NaN enters the gradient.
+        scores = scores + (0 if bias.dtype == torch.bool else bias.masked_fill(hides, 0))
     if causal:
         seen = seen & (key <= position)
     if window > 0:
@@ -290,18 +297,25 @@ def attention(q, k, v, *extras, causal, offset, scale, window):
         seen = seen & (segments[0][:, None, :, None] == segments[1][:, None, None, :])
     some = seen.any(-1)
     # Rows that see nothing are given scores of 0, so that no NaN enters the gradient, and are masked after.
-    scores = (scale * (q @ k.mT)).masked_fill(~seen, -math.inf).masked_fill(~some[..., None], 0)
+    weights = scores.masked_fill(~seen, -math.inf)
+    scores = weights.masked_fill(~some[..., None], 0)
     out = torch.softmax(scores, -1).masked_fill(~some[..., None], 0) @ v
     lse = torch.logsumexp(scores, -1).masked_fill(~some, -math.inf)
     if some.all() and out.numel() > 0:
-        torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, seen, scale=scale))
+        torch.testing.assert_close(out, F.scaled_dot_product_attention(q, k, v, weights - scale * (q @ k.mT), scale=scale))
     return out, lse
 
 
 @op
 def attention_grad(q, k, v, out, lse, dout, *more, **attrs):
-    dlse, *extras = more if more and more[0].is_floating_point() else (None, *more)
+    dlse, *extras = more if more and more[0].ndim == 3 else (None, *more)
     return derivative(lambda q, k, v: attention(q, k, v, *extras, **attrs))([q, k, v], [dout, dlse])
+
+
+@op
+def attention_bias_grad(q, k, v, out, lse, dout, *more, **attrs):
+    dlse, bias, *extras = more if more[0].ndim == 3 else (None, *more)
+    return derivative(lambda q, k, v, bias: attention(q, k, v, bias, *extras, **attrs))([q, k, v, bias], [dout, dlse])
 
 
 @op

@@ -62,10 +62,26 @@ Types ropeTypes(const NodeCheck& check) {
   return {x};
 }
 
-/// The operands of an attention from `at` on, which need not be there: segments, then the shift. The kernels
-/// tell them apart by rank.
+/// Floats that are added to the scaled scores, or bools.
+void requireAttentionBias(const NodeCheck& check, size_t at) {
+  const Dims &q = check[0].shape, &k = check[1].shape;
+  const TensorType& bias = check[at];
+  if (bias.dtype != DType::boolean) {
+    check.requireFloat(at);
+    check.require((bias.dtype == DType::f64) == (check[0].dtype == DType::f64),
+                  "a bias is float64 where q is, and only there");
+  }
+  const int64_t scores[] = {q[0], q[1], q[2], k[2]};
+  for (size_t dim = 0; dim < 4; dim++)
+    check.require(bias.shape[dim] == 1 || bias.shape[dim] == scores[dim],
+                  "a bias must broadcast to the scores, [B, H, T, S]");
+}
+
+/// The operands of an attention from `at` on, which need not be there: a bias, segments, then the shift. The
+/// kernels tell them apart by rank.
 void requireAttentionExtras(const NodeCheck& check, size_t at) {
   const Dims &q = check[0].shape, &k = check[1].shape;
+  if (check.operandCount() > at && check[at].shape.size() == 4) requireAttentionBias(check, at++);
   if (check.operandCount() > at && check[at].shape.size() == 2) {
     check.require(check.operandCount() > at + 1, "segments of queries come with those of keys");
     check.requireType(at, DType::i32, {q[0], q[2]});
@@ -100,10 +116,14 @@ Types attentionTypes(const NodeCheck& check) {
   check.requireSameType(3, out);
   check.requireSameType(4, row);
   check.requireSameType(5, out);
-  const bool hasRow = check.operandCount() > 6 && check[6].dtype == DType::f32;
+  const bool hasRow = check.operandCount() > 6 && check[6].shape.size() == 3;
   if (hasRow) check.requireSameType(6, row);
-  requireAttentionExtras(check, hasRow ? 7 : 6);
-  return {q, k, v};
+  const size_t extras = hasRow ? 7 : 6;
+  requireAttentionExtras(check, extras);
+  if (check.node.op == Op::attention_grad) return {q, k, v};
+  check.require(check.operandCount() > extras && check[extras].shape.size() == 4, "needs a bias");
+  check.requireFloat(extras);
+  return {q, k, v, {q.dtype == DType::f64 ? DType::f64 : DType::f32, check[extras].shape}};
 }
 
 Types crossEntropyTypes(const NodeCheck& check) {
@@ -236,6 +256,7 @@ Types kernelTypes(const NodeCheck& check) {
       return ropeTypes(check);
     case Op::attention:
     case Op::attention_grad:
+    case Op::attention_bias_grad:
       return attentionTypes(check);
     case Op::cross_entropy:
     case Op::cross_entropy_grad:

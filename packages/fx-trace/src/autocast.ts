@@ -2,6 +2,7 @@ import { type DType, isFloat, promote } from "./dtype.js";
 import { GraphBuilder } from "./graph.js";
 import { apply, atScope, type Casts, type Node, withCasts, withRecorder } from "./node.js";
 import type { OpDef } from "./opdef.js";
+import { FORWARD } from "./ops/attention_parts.js";
 import { cast } from "./ops/build.js";
 import { collectiveNames } from "./ops/collective.js";
 import { type OpName, ops } from "./ops/table.js";
@@ -114,6 +115,7 @@ const policies = {
     "rms_norm_grad",
     "layer_norm_grad",
     "attention_grad",
+    "attention_bias_grad",
     "cross_entropy",
     "cross_entropy_grad",
     "linear_cross_entropy_grad",
@@ -136,6 +138,9 @@ const policyOf = new Map<OpDef, Policy>();
 for (const policy of Object.keys(policies) as Policy[])
   for (const name of policies[policy]) policyOf.set(ops[name] as unknown as OpDef, policy);
 
+/** Ops that are cast in their first operands only: a bias of the scores may be wider than q, k and v, and is large. */
+const castOperands = new Map<OpDef, number>([[ops.attention as unknown as OpDef, FORWARD]]);
+
 /** The widest float dtype among the operands; null where there is none. */
 function widest(inputs: readonly Node[]): DType | null {
   let dtype: DType | null = null;
@@ -148,12 +153,15 @@ const casts =
   (narrow: DType): Casts =>
   (op, inputs) => {
     const policy = policyOf.get(op) as Policy;
-    const own = policy === "own" ? null : widest(inputs);
+    const count = castOperands.get(op) ?? inputs.length;
+    const own = policy === "own" ? null : widest(count < inputs.length ? inputs.slice(0, count) : inputs);
     // float64 was asked for: it is left alone.
     if (own === null || own === "float64") return inputs;
     const dtype = policy === "narrow" ? narrow : policy === "float32" ? "float32" : own;
-    return inputs.some((input) => isFloat(input.dtype) && input.dtype !== dtype)
-      ? inputs.map((input) => (isFloat(input.dtype) ? cast(input, dtype) : input))
+    const differs = (input: Node, i: number): boolean =>
+      i < count && isFloat(input.dtype) && input.dtype !== dtype;
+    return inputs.some(differs)
+      ? inputs.map((input, i) => (differs(input, i) ? cast(input, dtype) : input))
       : inputs;
   };
 

@@ -23,7 +23,8 @@ export function flopsOf(node: Node): number {
       return 2 * sizeOf(node.shape) * contracted;
     }
     case "attention":
-    case "attention_grad": {
+    case "attention_grad":
+    case "attention_bias_grad": {
       const [batch, heads, queries, size] = inputs[0].shape;
       const products = batch * heads * queries * inputs[1].shape[2] * (size + inputs[2].shape[3]);
       return (attrs.causal ? 1 : 2) * products * (op.name === "attention" ? 1 : 2.5);

@@ -11,7 +11,6 @@ export * from "./fx/index.js";
 export * from "./graph.js";
 export * from "./node.js";
 export * from "./opdef.js";
-export { maskedAttention } from "./ops/attention.js";
 export * from "./ops/build.js";
 export {
   type CollectiveName,

@@ -63,6 +63,31 @@ const calls: readonly Call[] = [
   ["attention", (x) => ops.attention(x, see), [q, k, v], [out, lse]],
   ["attention_grad", (x) => ops.attention_grad(x, see), [q, k, v, out, lse, out], [q, k, v]],
   ["attention_grad, dlse", (x) => ops.attention_grad(x, see), [q, k, v, out, lse, out, lse], [q, k, v]],
+  ["attention, mask", (x) => ops.attention(x, see), [q, k, v, "bool[1, 1, 3, 5]"], [out, lse]],
+  [
+    "attention, bias, segments and shift",
+    (x) => ops.attention(x, see),
+    [q, k, v, "float32[2, 4, 1, 5]", "int32[2, 3]", "int32[2, 5]", "int32[]"],
+    [out, lse],
+  ],
+  [
+    "attention_grad, dlse and mask",
+    (x) => ops.attention_grad(x, see),
+    [q, k, v, out, lse, out, lse, "bool[2, 1, 1, 5]"],
+    [q, k, v],
+  ],
+  [
+    "attention_bias_grad",
+    (x) => ops.attention_bias_grad(x, see),
+    [q, k, v, out, lse, out, "float16[1, 4, 3, 5]"],
+    [q, k, v, "float32[1, 4, 3, 5]"],
+  ],
+  [
+    "attention_bias_grad, dlse and shift",
+    (x) => ops.attention_bias_grad(x, see),
+    [q, k, v, out, lse, out, lse, "bfloat16[1, 1, 3, 1]", "int32[]"],
+    [q, k, v, "float32[1, 1, 3, 1]"],
+  ],
   ["attention, shift", (x) => ops.attention(x, see), [q, k, v, "int32[]"], [out, lse]],
   [
     "attention_grad, shift",
@@ -296,6 +321,26 @@ const refusals: readonly Refusal[] = [
     () => ops.attention_grad(inputs(q, k, v, out, lse, out, lse, lse), see),
     DTypeError,
     "[attention_grad] shift must be int32[], a scalar, but is float32[2, 4, 3]",
+  ],
+  [
+    () => ops.attention(inputs(q, k, v, "float32[1, 4, 5, 3]"), see),
+    ShapeError,
+    "[attention] the mask must be [2 or 1, 4 or 1, 3 or 1, 5 or 1], but is [1, 4, 5, 3]",
+  ],
+  [
+    () => ops.attention(inputs(q, k, v, "float64[1, 1, 3, 5]"), see),
+    DTypeError,
+    "[attention] the mask must be bool or float32 or a half type, as q is float16, but is float64[1, 1, 3, 5]",
+  ],
+  [
+    () => ops.attention_bias_grad(inputs(q, k, v, out, lse, out, lse), see),
+    ShapeError,
+    "[attention_bias_grad] needs a bias, [B or 1, H or 1, T or 1, S or 1]",
+  ],
+  [
+    () => ops.attention_bias_grad(inputs(q, k, v, out, lse, out, "bool[1, 1, 3, 5]"), see),
+    DTypeError,
+    "[attention_bias_grad] the bias must be of a float dtype, but is bool[1, 1, 3, 5]",
   ],
   [
     () => ops.cross_entropy(inputs("float32[2, 3, 4]", "int64[2]"), loss),

@@ -98,6 +98,23 @@ const masked: Case = [
   ...[floats(1, 4, 3, 2), floats(1, 2, 3, 2), floats(1, 2, 3, 2), segments, segments],
 ];
 
+const biased: Case[] = [
+  [2, 4, 3, 2],
+  [1, 4, 1, 2],
+  [2, 1, 3, 1],
+  [1, 1, 3, 2],
+].map((shape): Case => {
+  const attrs = { causal: true, offset: 0, scale: 0.8, window: 0 };
+  return [
+    `attention (bias ${shape})`,
+    (...operands) => {
+      const [out, lse] = resultsOf(ops.attention(operands, attrs));
+      return [out, wide(lse)];
+    },
+    ...[floats(2, 4, 3, 1), floats(2, 2, 2, 1), floats(2, 2, 2, 1), floats(...shape)],
+  ];
+});
+
 const target = { shape: [4], data: [2, -1, 0, 3], dtype: "int64" } as const;
 const losses: Case[] = [0, 0.2].flatMap((label_smoothing): Case[] => {
   const attrs = { ignore_index: -1, label_smoothing };
@@ -132,7 +149,15 @@ const losses: Case[] = [0, 0.2].flatMap((label_smoothing): Case[] => {
 });
 
 describe("vjps of fused ops agree with central differences, twice", { timeout: 60_000 }, () => {
-  for (const [name, fn, ...operands] of [...rows, ...ropes, ...attentions, ...shifted, masked, ...losses]) {
+  for (const [name, fn, ...operands] of [
+    ...rows,
+    ...ropes,
+    ...attentions,
+    ...shifted,
+    ...biased,
+    masked,
+    ...losses,
+  ]) {
     it(name, () => checkGradients(fn, operands));
   }
 

@@ -101,7 +101,7 @@ describe("verify", () => {
       "[add] node 1 has 1 inputs, takes 2 (in layer)",
     );
     expect(refusal(withNodes([x, made(ops.attention_grad, [x], {}, x.types)]))).toBe(
-      "[attention_grad] node 1 has 1 inputs, takes 6 to 10 (in layer)",
+      "[attention_grad] node 1 has 1 inputs, takes 6 to 11 (in layer)",
     );
   });
 

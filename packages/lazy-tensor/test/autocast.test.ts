@@ -49,6 +49,15 @@ describe("autocast", () => {
       expect(x.to("float64").matmul(x.to("float64").transpose(0, 1)).dtype).toBe("float64");
       const q = x.reshape([1, 2, 2, 16]);
       expect(F.scaledDotProductAttention(q, q, q).dtype).toBe("bfloat16");
+      // A bias is not cast: far positions' would be rounded to one another.
+      const biased = F.scaledDotProductAttention(q, q, q, { attnMask: x.mean().reshape([1, 1]) });
+      expect(biased.dtype).toBe("bfloat16");
+      expect(biased.node.inputs[0].inputs.map(({ dtype }) => dtype)).toEqual([
+        "bfloat16",
+        "bfloat16",
+        "bfloat16",
+        "float32",
+      ]);
     });
     expect(net.up.forward(x).dtype).toBe("float32");
     expect(() => autocast("float32", () => x)).toThrow(DTypeError);

@@ -238,6 +238,13 @@ describe("optimizers", () => {
   });
 });
 
+/** Summed over the dims that a broadcast from `shape` stretched. */
+function sumTo(x: Tensor, shape: readonly number[]): Tensor {
+  const front = x.rank - shape.length;
+  const dims = x.shape.map((_, i) => i).filter((i) => i < front || shape[i - front] === 1);
+  return x.sum(dims, true).reshape([...shape]);
+}
+
 describe("attention", () => {
   const [B, H, G, T, S, K] = [2, 4, 2, 5, 7, 3];
   const operands = () => [randn([B, H, T, K]), randn([B, G, S, K]), randn([B, G, S, K])];
@@ -283,14 +290,62 @@ describe("attention", () => {
   it("refuses masks, windows and segments that do not fit", () => {
     const [q, k, v] = operands();
     const attend = (options: object) => () => F.scaledDotProductAttention(q, k, v, options);
-    expect(attend({ attnMask: zeros([T, S]) })).toThrow(/must be \[1 or 2, 1 or 4, 5, 7\], but is \[5, 7\]/);
+    expect(attend({ attnMask: zeros([S, T]) })).toThrow(
+      "[attention] the mask must be [2 or 1, 4 or 1, 5 or 1, 7 or 1], but is [1, 1, 7, 5]",
+    );
+    expect(attend({ attnMask: zeros([1, B, H, T, S]) })).toThrow(/does not broadcast to \[B, H, T, S\]/);
+    expect(attend({ attnMask: zeros([T, S], { dtype: "int32" }) })).toThrow(
+      "[attention] the mask must be bool or float32 or a half type, as q is float32, but is int32[1, 1, 5, 7]",
+    );
     expect(attend({ window: 0 })).toThrow(/the window is 0/);
     expect(attend({ segmentIds: zeros([B, T], { dtype: "int32" }) })).toThrow(/segments of keys/);
   });
 
-  it.each([{ causal: true }, { causal: true, window: 256 }, { isSegmented: true }])(
+  it("takes masks of fewer dims, and gives theirs to biases that are shared", async () => {
+    const [q, k, v] = operands();
+    const attend = (attnMask: Tensor): Tensor => F.scaledDotProductAttention(q, k, v, { attnMask });
+    for (const shape of [[S], [T, 1], [T, S], [H, 1, S], [B, 1, 1, S]]) {
+      const bias = randn(shape).requiresGrad_();
+      const whole = zeros([B, H, T, S]).add(bias.detach()).requiresGrad_();
+      const [short, long] = [attend(bias), attend(whole)];
+      expect(await short.sub(long).abs().max().item()).toBeLessThan(1e-6);
+      short.square().sum().backward();
+      long.square().sum().backward();
+      const grad = bias.grad as Tensor;
+      expect(grad.shape).toEqual(shape);
+      const sums = sumTo(whole.grad as Tensor, shape);
+      expect(await grad.sub(sums).abs().max().item()).toBeLessThan(1e-5);
+    }
+  });
+
+  it("gives 0 where a mask hides every key", async () => {
+    const [q, k, v] = operands();
+    const seen = tensor([1, 0, 1, 0, 0]).reshape([T, 1]).ne(0);
+    const y = F.scaledDotProductAttention(q.requiresGrad_(), k, v, { attnMask: seen });
+    y.sum().backward();
+    const byQuery = async (x: Tensor): Promise<unknown> => x.abs().sum([0, 1, 3]).gt(0).array();
+    expect(await byQuery(y)).toEqual([true, false, true, false, false]);
+    expect(await byQuery(q.grad as Tensor)).toEqual([true, false, true, false, false]);
+  });
+
+  it.each([
+    { causal: true },
+    { causal: true, window: 256 },
+    { isSegmented: true },
+    { isMasked: true },
+    { isBiased: true, causal: true },
+  ])(
     "takes memory by the length, not its square: %j",
-    async ({ isSegmented, ...options }: { isSegmented?: boolean }) => {
+    async ({
+      isSegmented,
+      isMasked,
+      isBiased,
+      ...options
+    }: {
+      isSegmented?: boolean;
+      isMasked?: boolean;
+      isBiased?: boolean;
+    }) => {
       const arena = async (length: number): Promise<number> => {
         const engine = configure({ device: "null" });
         let most = 0;
@@ -299,7 +354,9 @@ describe("attention", () => {
         });
         const [q, k, v] = [1, 2, 3].map(() => ones([1, 2, length, 64]).requiresGrad_());
         const segments = isSegmented ? { segmentIds: zeros([1, length], { dtype: "int32" }) } : {};
-        F.scaledDotProductAttention(q, k, v, { ...options, ...segments })
+        const mask = isMasked ? { attnMask: ones([1, 1, 1, length], { dtype: "bool" }) } : {};
+        const bias = isBiased ? { attnMask: ones([length]).requiresGrad_() } : {};
+        F.scaledDotProductAttention(q, k, v, { ...options, ...segments, ...mask, ...bias })
           .sum()
           .backward();
         await sync();

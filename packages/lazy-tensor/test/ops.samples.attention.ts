@@ -2,6 +2,8 @@ import type { Attrs, DType, OpName } from "@lazuli/fx-trace";
 import {
   accumulated,
   bf16,
+  bool,
+  broadcast,
   differentiated,
   exact,
   type Fill,
@@ -40,6 +42,14 @@ const qkv = (
   leaf = f32,
   fill: Fill = normal(),
 ): Leaf[] => [leaf([b, h, t, k], fill), leaf([b, g, s, k], fill), leaf([b, g, s, kv], normal())];
+
+/** Two runs of segments in each of `b` rows. */
+const segmentsOf = (b: number, length: number): Leaf[] =>
+  [0, 1].map(() => i32([b, length], values(...new Array<number>(length / 2).fill(0), 1, 1)));
+
+/** `count` of ones among `length` numbers. */
+const firstOf = (count: number, length: number): number[] =>
+  Array.from({ length }, (_, i) => (i < count ? 1 : 0));
 
 type Case = readonly [name: string, inputs: Leaf[], attrs: Attrs];
 
@@ -131,6 +141,63 @@ const halfSegments: Case = [
   causal(),
 ];
 
+/** q, k, v, and what is added to their scores. */
+const withBias = (sizes: AttentionSizes, bias: Leaf, leaf = f32): Leaf[] => [...qkv(sizes, leaf), bias];
+const [small, grouped, large] = [
+  { b: 2, h: 3, t: 5, s: 7 },
+  { b: 2, h: 4, g: 2, t: 6, s: 6 },
+  { b: 2, h: 2, g: 1, t: 70, s: 131, k: 16 },
+];
+/** Biases that get their cotangents; every query sees a key. */
+const biasCases: readonly Case[] = [
+  ["bias", withBias(small, f32([2, 3, 5, 7])), open()],
+  ["bias by head", withBias(grouped, f32([1, 4, 6, 6])), causal()],
+  ["one bias", withBias(grouped, f32([1, 1, 6, 6])), sliding(3)],
+  ["bias by key", withBias(small, f32([2, 1, 1, 7])), open()],
+  ["bias that hides", withBias(small, f32([1, 1, 5, 7], values(0.5, -Infinity, 2, 0, -Infinity))), open()],
+  ["larger than tiles, bias by head", withBias(large, f32([1, 2, 70, 131])), causal(61)],
+  ["larger than tiles, bias of all", withBias(large, f32([1, 1, 1, 131])), open()],
+  ["bias, segments", [...withBias({ b: 2, t: 4, s: 4 }, f32([2, 1, 4, 4])), ...segmentsOf(2, 4)], causal()],
+  ["bias, float64", withBias(small, f64([1, 3, 5, 7]), f64), open()],
+];
+/** A bias that is a view with strides of 0 is one of that shape. */
+const expandedBias: Case = [
+  "bias in strides of 0",
+  withBias({ b: 2, h: 2, t: 5, s: 6 }, broadcast(f32([2, 1, 6]), [2, 2, 5, 6])),
+  open(),
+];
+const maskCases: readonly Case[] = [
+  ["mask", withBias(small, bool([2, 3, 5, 7], values(1, 0, 1, 1, 0))), open()],
+  ["mask of all", withBias(grouped, bool([1, 1, 6, 6], values(1, 1, 0))), open()],
+  ["mask by key", withBias(small, bool([2, 1, 1, 7], values(1, 0, 1, 1))), open()],
+  [
+    "larger than tiles, mask by key",
+    withBias(large, bool([1, 1, 1, 131], values(...firstOf(64, 131)))),
+    open(),
+  ],
+  ["larger than tiles, mask", withBias(large, bool([2, 1, 70, 131], values(1, 0, 0))), open()],
+];
+/** A number that all keys share changes nothing: its gradient is a sum of some 50 numbers near 1 that give 0, but for rounding. */
+const byQuery: readonly Case[] = [
+  ["bias by query", withBias(small, f32([1, 3, 5, 1])), open()],
+  ["bias, blind rows", withBias(grouped, f32([1, 1, 6, 1], values(1, -Infinity))), causal()],
+];
+const toZero: Tolerance = { ...accumulated, absolute: 1e-5 };
+const blindMasks: readonly Case[] = [
+  ["mask, blind rows", withBias(small, bool([1, 1, 5, 1], values(1, 0))), open()],
+  ["mask, all blind", withBias(small, bool([2, 1, 1, 7], values(0))), open()],
+];
+const halfBiases: readonly Case[] = [
+  ["bias, bfloat16", withBias(grouped, bf16([1, 4, 6, 6], normal(0.3)), bf16), causal()],
+  ["bias of float32 beside bfloat16", withBias(grouped, f32([1, 4, 6, 6], normal(0.3)), bf16), causal()],
+  ["bias, float16", withBias(grouped, f16([2, 1, 1, 6], normal(0.3)), f16), open()],
+];
+const shiftedBias: ShiftedCase = ["bias, shift", withBias({ t: 5, s: 9 }, f32([1, 2, 5, 9])), causal(), 3];
+const emptyBiases: readonly Case[] = [
+  ["bias, no keys", withBias({ t: 3, s: 0 }, f32([1, 2, 3, 1])), open()],
+  ["bias, no batch", withBias({ b: 0, t: 3, s: 3 }, f32([1, 1, 3, 3])), causal()],
+];
+
 const halfShifted: ShiftedCase = ["shift, bfloat16", qkv({ h: 4, g: 2, t: 7, s: 9 }, bf16), causal(), -1];
 const emptyCases: readonly Case[] = [
   ["no keys", qkv({ t: 3, s: 0 }), open()],
@@ -157,6 +224,11 @@ const fromResults: Partial<Record<DType, Tolerance>> = {
   bfloat16: { ...accumulated, absolute: 2 ** -8 },
   float16: { ...accumulated, absolute: 2 ** -11 },
 };
+/** The scores' own gradient is not yet made smaller by the scale, a fourth. */
+const unscaled = (tolerance: Tolerance): Tolerance => ({
+  ...tolerance,
+  absolute: 4 * (tolerance.absolute ?? 0),
+});
 const toleranceOf = (inputs: readonly Leaf[]): Tolerance => fromResults[inputs[0].dtype] ?? accumulated;
 
 const attentionOf = ([given, inputs, attrs]: Case, cotangents = [0], name = given): Sample =>
@@ -176,6 +248,13 @@ function extendedGradOf([name, inputs, attrs]: Case, withLse: boolean): Sample {
     args,
   };
 }
+
+/** The gradients' own gradients, of float64 operands and a bias. */
+const secondOf = (inputs: Leaf[]): Sample => ({
+  ...extendedGradOf(["second derivative", inputs, causal(2)], false),
+  grad: true,
+  tolerance: { ...accumulated, as: "float32" },
+});
 
 /** q, k, v and the shift. */
 const withShift = ([name, inputs, attrs, shift]: ShiftedCase): Case => [
@@ -200,6 +279,13 @@ export const attentions = {
     ),
     ...[...shiftedCases, ...blindShiftedCases].map((each) => attentionOf(withShift(each))),
     attentionOf(withShift(shiftedCases[0]), [0, 1], "shift, with lse"),
+    ...[...biasCases, expandedBias, withShift(shiftedBias), ...maskCases, ...blindMasks].map((each) =>
+      attentionOf(each),
+    ),
+    ...biasCases.slice(0, 2).map((each) => attentionOf(each, [0, 1], `${each[0]}, with lse`)),
+    ...byQuery.map((each) => ({ ...attentionOf(each), tolerance: toZero })),
+    ...halfBiases.map(([name, inputs, attrs]) => forward(name, inputs, attrs, accumulated)),
+    ...emptyBiases.map(([name, inputs, attrs]) => differentiated(name, inputs, attrs, exact, [0])),
     ...emptyCases.map(([name, inputs, attrs]) => differentiated(name, inputs, attrs, exact, [0])),
   ],
   attention_grad: [
@@ -211,6 +297,10 @@ export const attentions = {
     ...shiftedCases.map((each) => shiftedGradOf(each, true)),
     ...[...segmentedCases, blindSegments, halfSegments].map((each) => extendedGradOf(each, false)),
     ...segmentedCases.map((each) => extendedGradOf(each, true)),
+    ...[...maskCases, ...blindMasks, biasCases[0], expandedBias, ...halfBiases].map((each) =>
+      extendedGradOf(each, false),
+    ),
+    ...maskCases.slice(0, 2).map((each) => extendedGradOf(each, true)),
     gradOf(largeScores, { ...accumulated, scale: 20 }),
     ...emptyCases.map((each) => gradOf(each, exact)),
     differentiated(
@@ -219,5 +309,16 @@ export const attentions = {
       causal(2),
       { ...accumulated, as: "float32" },
     ),
+  ],
+  attention_bias_grad: [
+    ...[...biasCases, expandedBias, withShift(shiftedBias)].map((each) => extendedGradOf(each, false)),
+    ...byQuery.map((each) => ({ ...extendedGradOf(each, false), tolerance: toZero })),
+    ...halfBiases.map((each) => {
+      const sample = extendedGradOf(each, false);
+      return { ...sample, tolerance: unscaled(sample.tolerance) };
+    }),
+    ...biasCases.slice(0, 3).map((each) => extendedGradOf(each, true)),
+    ...emptyBiases.map((each) => extendedGradOf(each, false)),
+    secondOf(withBias({ b: 2, h: 4, g: 2, t: 3, s: 5 }, f64([1, 4, 3, 5]), f64)),
   ],
 } as const satisfies Partial<Record<OpName, readonly Sample[]>>;

@@ -27,15 +27,16 @@ const SEQUENCE = "t";
 
 /**
  * Factors of an attention of which queries and keys are one sequence, `t`, that may be divided; null for another op, for
- * lengths that differ, for a window or segments, which a ring's steps do not follow, and for an attention that is a step of a
- * ring already.
+ * lengths that differ, for a window, a bias or segments, which a ring's steps do not follow, and for an attention that is a
+ * step of a ring already.
  */
 export function sequenceFactors(node: Node): Factors | null {
   const { name } = node.op;
   if (name !== "attention" && name !== "attention_grad") return null;
   const [q, k] = node.inputs;
   if (q.shape[2] !== k.shape[2] || q.shape[2] === 0) return null;
-  if (node.inputs[node.inputs.length - 1].dtype === "int32") return null;
+  const more = node.inputs.slice(name === "attention" ? 3 : 6);
+  if (more.some(({ shape }) => shape.length !== q.shape.length - 1)) return null; // anything but dlse
   if ((node.attrs.window as number) > 0) return null;
   const f = factorsOf(node);
   const joined = (tensors: Factors["operands"]): Factors["operands"] =>

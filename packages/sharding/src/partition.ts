@@ -95,6 +95,9 @@ function decomposeNodes(graph: Graph, chosen: ReadonlySet<Node>): Graph {
   });
 }
 
+const isAttention = ({ op }: Node): boolean =>
+  op.name === "attention" || op.name === "attention_grad" || op.name === "attention_bias_grad";
+
 /**
  * Attention of queries and keys that are no one sequence in even parts (context.ts) needs them whole: axes that divide them
  * go to the heads, where they divide these evenly, so that one exchange before and one after take the place of gathering.
@@ -106,7 +109,7 @@ function withHeads(
   operands: readonly Dims[],
   assigned: Map<string, readonly number[]>,
 ): Map<string, readonly number[]> {
-  if (node.op.name !== "attention" && node.op.name !== "attention_grad") return assigned;
+  if (!isAttention(node)) return assigned;
   const used = new Set([...assigned.values()].flat());
   const spare = [...new Set(operands.flatMap((dims) => dims[2] ?? []))].filter((axis) => !used.has(axis));
   const head = f.operands[0][1][0];

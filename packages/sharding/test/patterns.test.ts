@@ -196,6 +196,20 @@ describe("what known layouts send", () => {
     expect(sentBy((inputs) => [attention(inputs, "data", "tensor")], chosen)).toEqual([]);
   });
 
+  it("a bias of attention lies as heads and batch do; its gradient is added up where it is shared", () => {
+    const attrs = { causal: true, offset: 0, scale: 0.5, window: 0 };
+    const sent = sentBy(
+      (inputs) => {
+        const qkv = [0, 1, 2].map(() => leaf(inputs, [2, 4, 6, 2], "data", "tensor"));
+        const bias = leaf(inputs, [1, 4, 6, 6], null, "tensor");
+        const y = result([ops.attention([...qkv, bias], attrs)], { index: 0 });
+        return withGradients(sum(ops.mul([y, y])), [bias]);
+      },
+      (_, [, , , bias]) => [[], bias],
+    );
+    expect(sent).toEqual(["1 all_reduce data float32[1, 2, 6, 6]", "1 all_reduce data tensor float32[]"]);
+  });
+
   it("attention over a divided sequence (Ulysses): sequence for heads and back", () => {
     const sent = sentBy(
       (inputs) => [attention(inputs, "data", null, "tensor")],

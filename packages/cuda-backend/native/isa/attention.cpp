@@ -12,6 +12,8 @@
 namespace lazuli::LAZULI_ISA {
 
 #include "kernels/attention_vector.h"
+// After it.
+#include "kernels/attention_bias.h"
 
 namespace {
 
@@ -134,10 +136,16 @@ void forwardBlock(const AttentionShape& s, const AttentionBlock& b) {
       if (own.isApart(other)) continue;
       mixed = !own.isOne(other);
     }
+    const AttentionBias bias = attentionBiasFrom(b.bias, 0, j0);
+    if (hidesAll(bias, b.count, least(kBlock, seen - j0))) continue;
     const T* keys = static_cast<const T*>(b.keys) + j0 * s.depth;
     const T* values = static_cast<const T*>(b.values) + j0 * valueCols;
     const int64_t count = least(kBlock, seen - j0);
     score<T, S>((count + 7) / 8 * 8, laneCount, s.depth, keys, q, scores, scale);
+    if (bias.data)
+      withBiasType<T>(bias.dtype, [&](auto* type) {
+        addBiasByKey(scores, bias, reinterpret_cast<decltype(type)>(bias.data), b.count, laneCount, count);
+      });
     const int64_t shift = j0 - b.first - s.offset;
     if (s.causal && count - 1 + shift > 0) maskBlock(scores, count, laneCount, shift);
     if (s.window > 0 && shift + s.window < b.count) maskBefore(scores, count, laneCount, shift + s.window);

@@ -13,6 +13,8 @@
 namespace lazuli::LAZULI_ISA {
 
 #include "kernels/attention_vector.h"
+// After it.
+#include "kernels/attention_bias.h"
 
 namespace {
 
@@ -127,8 +129,8 @@ int64_t keyBlocksOf(const AttentionShape& s, int64_t first, int64_t step) {
 /// One block of queries against one of keys.
 template <class T, class S>
 void gradBlock(const AttentionShape& s, const AttentionGradTask& t, const QueryBlock<T>& query,
-               const KeyBlock<T>& key, int64_t first, int64_t queries, int64_t firstKey, int64_t keys, T* dk,
-               T* dv, T* dq) {
+               const KeyBlock<T>& key, int64_t head, int64_t first, int64_t queries, int64_t firstKey,
+               int64_t keys, T* dk, T* dv, T* dq) {
   Sight<T> sight;
   if (t.querySegments) {
     const SegmentRange own(t.querySegments + first, queries), other(t.keySegments + firstKey, keys);
@@ -138,10 +140,17 @@ void gradBlock(const AttentionShape& s, const AttentionGradTask& t, const QueryB
       sight.keySegments.set(t.keySegments + firstKey, keys);
     }
   }
+  AttentionBias bias = attentionBiasFrom(t.bias, first, firstKey);
+  if (bias.data) bias.data += head * t.biasHead * bias.itemBytes;
+  if (hidesAll(bias, queries, keys)) return;
   const int64_t cols = attentionPadded(s.depth), valueCols = attentionPadded(s.valueDepth);
   const int64_t rows = (queries + 7) / 8 * 8, keyLanes = attentionPadded(keys), keyRows = (keys + 7) / 8 * 8;
   score<T, S>(rows, keyLanes, s.depth, query.q, key.k, key.scores, static_cast<T>(s.scale * kLog2E));
   score<T, S>(rows, keyLanes, s.valueDepth, query.dout, key.v, key.dp, T(1));
+  if (bias.data)
+    withBiasType<T>(bias.dtype, [&](auto* type) {
+      addBiasByQuery(key.scores, bias, reinterpret_cast<decltype(type)>(bias.data), queries, keys, query.lse);
+    });
   // Bounds that no pair of the blocks reaches are drawn near, for lanes are numbered in few bits.
   const int64_t end = first + s.offset + 1 - firstKey, far = 2 * kBlock;
   sight.high = s.causal ? least(end, far) : far;
@@ -152,6 +161,10 @@ void gradBlock(const AttentionShape& s, const AttentionGradTask& t, const QueryB
     weighBlock<T, true, false>(key.scores, key.dp, query, rows, keyLanes, sight);
   else
     weighBlock<T, false, false>(key.scores, key.dp, query, rows, keyLanes, sight);
+  if (t.dbias.data)
+    addBiasGrad(
+        static_cast<T*>(t.dbias.data) + head * t.dbias.head + first * t.dbias.row + firstKey * t.dbias.col,
+        t.dbias, key.dp, queries, keys);
   product<T, true, true>(keyRows, valueCols, rows, key.scores, kBlock, query.doutRows, valueCols, dv,
                          valueCols);
   product<T, true, true>(keyRows, cols, rows, key.dp, kBlock, query.rows, cols, dk, cols);
@@ -186,7 +199,7 @@ void gradTyped(const AttentionShape& s, const AttentionGradTask& t, const S*, T)
       const int64_t firstSeeing = s.causal ? most(0, j0 - s.offset) : 0;
       const int64_t endSeeing = s.window > 0 ? most(0, j0 + keys - 1 + s.window - s.offset) : s.queries;
       for (int64_t i = firstSeeing / kBlock; i < queryBlocks && i * kBlock < endSeeing; i++)
-        gradBlock<T, S>(s, t, QueryBlock<T>(s, blocks, i), key, i * kBlock,
+        gradBlock<T, S>(s, t, QueryBlock<T>(s, blocks, i), key, h, i * kBlock,
                         least(kBlock, s.queries - i * kBlock), j0, keys, dk, dv,
                         dqSums + h * dqHead + i * kBlock * cols);
       if (h + 1 < heads) continue;

@@ -12,7 +12,11 @@ AttentionShape attentionShape(const KernelRequest& request) {
   static_assert(attr::attention::causal == attr::attention_grad::causal &&
                 attr::attention::offset == attr::attention_grad::offset &&
                 attr::attention::scale == attr::attention_grad::scale &&
-                attr::attention::window == attr::attention_grad::window);
+                attr::attention::window == attr::attention_grad::window &&
+                attr::attention::causal == attr::attention_bias_grad::causal &&
+                attr::attention::offset == attr::attention_bias_grad::offset &&
+                attr::attention::scale == attr::attention_bias_grad::scale &&
+                attr::attention::window == attr::attention_bias_grad::window);
   const Layout &q = request.operands[0], &k = request.operands[1], &v = request.operands[2];
   return {q.shape[0],
           q.shape[1],
@@ -32,11 +36,27 @@ AttentionExtras attentionExtras(const std::vector<Layout>& operands, size_t fixe
   AttentionExtras extras;
   for (size_t i = fixed; i < operands.size(); i++) {
     const size_t rank = operands[i].shape.size();
+    if (rank == 4) extras.bias = static_cast<int>(i);
     if (rank == 3) extras.dlse = static_cast<int>(i);
     if (rank == 2 && extras.segments < 0) extras.segments = static_cast<int>(i);
     if (rank == 0) extras.shift = static_cast<int>(i);
   }
   return extras;
+}
+
+AttentionBiasOperand::AttentionBiasOperand(const std::vector<Layout>& operands, int index) : index_(index) {
+  if (index < 0) return;
+  const Layout& layout = operands[static_cast<size_t>(index)];
+  dtype_ = layout.dtype;
+  offset_ = layout.offset;
+  for (size_t dim = 0; dim < 4; dim++) strides_[dim] = layout.shape[dim] == 1 ? 0 : layout.strides[dim];
+}
+
+AttentionBias AttentionBiasOperand::at(const std::byte* const* reads, int64_t batch, int64_t head) const {
+  if (index_ < 0) return {};
+  const int64_t item = static_cast<int64_t>(sizeBytes(dtype_));
+  return {reads[index_] + (offset_ + batch * strides_[0] + head * strides_[1]) * item, dtype_, item,
+          strides_[2], strides_[3]};
 }
 
 const int32_t* attentionSegments(const AttentionExtras& extras, int of, const std::byte* const* reads,
@@ -73,6 +93,7 @@ std::string attentionLabel(const char* op, const AttentionShape& s, const Attent
   if (s.keys != s.queries) text += " keys " + std::to_string(s.keys);
   if (s.causal) text += " causal";
   if (s.window > 0) text += " window " + std::to_string(s.window);
+  if (extras.bias >= 0) text += " bias";
   if (extras.segments >= 0) text += " segments";
   return text;
 }
@@ -81,7 +102,11 @@ bool hasUnitRows(const Layout& layout) {
   return layout.shape.empty() ? layout.isDense() : layout.shape.back() <= 1 || layout.strides.back() == 1;
 }
 
+bool isBiasRead(const Layout& layout) { return hasUnitRows(layout) || layout.strides.back() == 0; }
+
 namespace {
+
+constexpr size_t kExtras = 3;
 
 class Attention final : public Kernel {
  public:
@@ -90,7 +115,8 @@ class Attention final : public Kernel {
         q_(request.operands[0]),
         k_(request.operands[1]),
         v_(request.operands[2]),
-        extras_(attentionExtras(request.operands, 3)),
+        extras_(attentionExtras(request.operands, kExtras)),
+        bias_(request.operands, extras_.bias),
         item_(sizeBytes(s_.dtype)),
         shared_(s_.batch * s_.groups < 4 * threadCount() && threadCount() > 1) {
     const int64_t keys = attentionBlocks(s_.keys) * kAttentionBlock;
@@ -161,6 +187,7 @@ class Attention final : public Kernel {
         s, {q_.at(args.reads[0], batch, head, first), q_.rowStride, first,
             std::min(kAttentionBlock, s_.queries - first), packed, packed + keyBytes_,
             segments ? segments + first : nullptr, attentionSegments(extras_, 1, args.reads, batch, s_.keys),
+            attentionBiasFrom(bias_.at(args.reads, batch, head), first, 0),
             args.writes[0] + static_cast<size_t>(row * s_.valueDepth) * item_,
             reinterpret_cast<float*>(args.writes[1]) + row, scratch});
   }
@@ -168,6 +195,7 @@ class Attention final : public Kernel {
   AttentionShape s_;
   AttentionOperand q_, k_, v_;
   AttentionExtras extras_;
+  AttentionBiasOperand bias_;
   size_t item_;
   bool shared_;  // packed keys and values lie by (batch, group), not by thread
   size_t keyBytes_ = 0, packedBytes_ = 0, blockBytes_ = 0;
@@ -185,7 +213,8 @@ MadeKernel make(const KernelRequest& request) {
 }
 
 bool accepts(const Node&, size_t index, const Layout& layout) {
-  return index < 3 ? hasUnitRows(layout) : layout.isDense();
+  if (index < kExtras) return hasUnitRows(layout);
+  return layout.shape.size() == 4 ? isBiasRead(layout) : layout.isDense();
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 namespace lazuli {
 
-extern const KernelEntry attentionEntry, attentionGradEntry;
+extern const KernelEntry attentionEntry, attentionGradEntry, attentionBiasGradEntry;
 
 /// Queries and keys are taken in blocks of this many, and rows of packed blocks are padded to a multiple of
 /// kAttentionPad.
@@ -22,6 +22,21 @@ struct AttentionShape {
   DType dtype;
 };
 
+/// What is added to the scaled scores: floats, or bools, of which a false hides. Query i and key j have the
+/// element at i * row + j * col; a stride is 0 where they share one, and `col` is 1 else.
+struct AttentionBias {
+  const std::byte* data = nullptr;  // null where there is none
+  DType dtype = DType::f32;
+  int64_t itemBytes = 0;
+  int64_t row = 0, col = 0;
+};
+
+/// Sums of its cotangent, of the work type, with strides alike; `head` from head to head of a group.
+struct AttentionBiasGrad {
+  void* data = nullptr;  // null where none is asked for
+  int64_t head = 0, row = 0, col = 0;
+};
+
 /// Computation is in float64 for float64, in float32 for the rest ("the work type").
 ///
 /// Packed blocks of 64 keys, zeros where the last one is short:
@@ -35,7 +50,8 @@ struct AttentionBlock {
   const void* values;
   // Of the block's queries and of all keys, which see each other where these are equal; null: all do.
   const int32_t *querySegments, *keySegments;
-  void* out;  // [count][valueDepth]
+  AttentionBias bias;  // from the block's first query and the first key on
+  void* out;           // [count][valueDepth]
   float* lse;
   std::byte* scratch;  // AttentionTable::forwardScratch
 };
@@ -48,8 +64,11 @@ struct AttentionGradTask {
   int64_t qHead, outHead, doutHead;            // from head to head
   const float *lse, *dlse;                     // [group's heads][queries]; dlse may be null
   const int32_t *querySegments, *keySegments;  // [queries], [keys]; null where there are none
-  void *dk, *dv;                               // [keys][depth], [keys][valueDepth]
-  void* dq;                                    // work type, [group's heads][queries][depth padded]
+  AttentionBias bias;                          // from the first query and key of the group's first head on
+  int64_t biasHead;                            // from head to head
+  AttentionBiasGrad dbias;
+  void *dk, *dv;  // [keys][depth], [keys][valueDepth]
+  void* dq;       // work type, [group's heads][queries][depth padded]
   int64_t firstKeyBlock, keyStep;
   std::byte* scratch;  // AttentionTable::gradScratch
 };
@@ -74,6 +93,10 @@ static inline int64_t attentionPadded(int64_t n) {
   return (n + kAttentionPad - 1) / kAttentionPad * kAttentionPad;
 }
 static inline int64_t attentionBlocks(int64_t n) { return (n + kAttentionBlock - 1) / kAttentionBlock; }
+static inline AttentionBias attentionBiasFrom(AttentionBias bias, int64_t query, int64_t key) {
+  if (bias.data) bias.data += (query * bias.row + key * bias.col) * bias.itemBytes;
+  return bias;
+}
 static inline size_t attentionWorkBytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
 }  // namespace lazuli

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/attention.h"
 #include "kernels/attention_shape.h"
@@ -14,6 +15,32 @@ constexpr size_t kLse = 4, kExtras = 6;
 /// than one where there are too few pairs for the threads, and no more than this, for memory.
 constexpr int64_t kMostParts = 8;
 
+/// Where a bias gets its cotangent, tasks are cut by the shapes alone, so that sums have one order whatever
+/// the number of threads: into so many, and no more than the second for what makes copies of the cotangent.
+constexpr int64_t kBiasTasks = 32, kBiasChunks = 8;
+
+/// The (batch, group) pairs that one slab of a bias's cotangent is summed over. They are done in waves of
+/// `chunks` at once; a chunk has sums of its own, added up at the end.
+struct BiasSharing {
+  bool byBatch = false, byGroup = false;  // whether the pairs of a slab differ so
+  int64_t slabs = 0, pairs = 1;           // pairs of a slab
+  int64_t chunks = 1;
+
+  BiasSharing(const AttentionShape& s, const TensorType* bias) : slabs(s.batch * s.groups) {
+    if (!bias) return;
+    byBatch = bias->shape[0] == 1 && s.batch != 1;
+    byGroup = bias->shape[1] == 1 && s.groups != 1;
+    pairs = (byBatch ? s.batch : 1) * (byGroup ? s.groups : 1);
+    slabs = (byBatch ? 1 : s.batch) * (byGroup ? 1 : s.groups);
+  }
+  int64_t waves() const { return (pairs + chunks - 1) / chunks; }
+  /// Of the slab's pair of this number.
+  int64_t pairOf(const AttentionShape& s, int64_t slab, int64_t number) const {
+    if (byBatch && byGroup) return number;
+    return byBatch ? number * s.groups + slab : slab * pairs + number;
+  }
+};
+
 class AttentionGrad final : public Kernel {
  public:
   explicit AttentionGrad(const KernelRequest& request)
@@ -24,50 +51,119 @@ class AttentionGrad final : public Kernel {
         out_(request.operands[3]),
         dout_(request.operands[5]),
         extras_(attentionExtras(request.operands, kExtras)),
+        bias_(request.operands, extras_.bias),
+        sharing_(s_, request.results.size() > 3 ? &request.results[3] : nullptr),
         item_(sizeBytes(s_.dtype)) {
-    const int64_t pairs = std::max<int64_t>(1, s_.batch * s_.groups), threads = threadCount();
-    if (pairs < 4 * threads && threads > 1)
-      parts_ = std::clamp<int64_t>((4 * threads + pairs - 1) / pairs, 1, kMostParts);
+    const int64_t pairs = std::max<int64_t>(1, sharing_.slabs), threads = threadCount();
+    if (request.results.size() > 3) {
+      planBias(request.results[3]);
+    } else if (pairs < 4 * threads && threads > 1) {
+      parts_ = (4 * threads + pairs - 1) / pairs;
+    }
+    parts_ = std::clamp<int64_t>(parts_, 1, kMostParts);
     parts_ = std::clamp<int64_t>(attentionBlocks(s_.keys), 1, parts_);
+    if (hasBiasGrad_) {
+      sharing_.chunks =
+          std::clamp<int64_t>(kBiasChunks / (pairs * parts_), 1, std::max<int64_t>(1, sharing_.pairs));
+      biasSums_ = sharing_.chunks * (dbias_.col == 0 ? parts_ : 1);
+    }
     headItems_ = attentionBlocks(s_.queries) * kAttentionBlock * attentionPadded(s_.depth);
     partItems_ = s_.heads / std::max<int64_t>(1, s_.groups) * headItems_;
     shared_ = parts_ > 1;
     sumBytes_ = alignedBytes(static_cast<size_t>(partItems_) * attentionWorkBytes(s_.dtype));
-    sums_ = shared_ ? pairs * parts_ : threads;
+    sums_ = shared_ ? pairs * sharing_.chunks * parts_ : threads;
     taskBytes_ = alignedBytes(attention().gradScratch(s_, parts_));
+    biasAt_ = static_cast<size_t>(sums_) * sumBytes_ + static_cast<size_t>(threads) * taskBytes_;
   }
 
-  size_t scratchBytes() const {
-    return static_cast<size_t>(sums_) * sumBytes_ + static_cast<size_t>(threadCount()) * taskBytes_;
-  }
+  size_t scratchBytes() const { return biasAt_ + static_cast<size_t>(biasSums_ - 1) * biasBytes_; }
   const AttentionShape& shape() const { return s_; }
   const AttentionExtras& extras() const { return extras_; }
 
   void run(const KernelArgs& args) const override {
     const AttentionShape s = shifted(s_, extras_.shift, args.reads);
-    const int64_t pairs = s_.batch * s_.groups;
-    parallelTasks(pairs * parts_, threadCount(), [&](int64_t task, int thread) {
+    for (int64_t sum = 0; hasBiasGrad_ && sum < biasSums_; sum++) clearBias(biasSum(args, sum));
+    for (int64_t wave = 0; wave < sharing_.waves(); wave++) runWave(s, args, wave);
+    if (biasSums_ > 1) addBiasSums(args);
+  }
+
+ private:
+  /// (slab, chunk) by number: its pair, or -1 in the last wave, where there may be none.
+  int64_t pairOf(int64_t wave, int64_t number) const {
+    const int64_t inSlab = wave * sharing_.chunks + number % sharing_.chunks;
+    return inSlab < sharing_.pairs ? sharing_.pairOf(s_, number / sharing_.chunks, inSlab) : -1;
+  }
+
+  void runWave(const AttentionShape& s, const KernelArgs& args, int64_t wave) const {
+    const int64_t numbers = sharing_.slabs * sharing_.chunks;
+    parallelTasks(numbers * parts_, threadCount(), [&](int64_t task, int thread) {
+      const int64_t number = task / parts_, part = task % parts_, pair = pairOf(wave, number);
+      if (pair < 0) return;
       std::byte* scratch =
           args.scratch + static_cast<size_t>(sums_) * sumBytes_ + static_cast<size_t>(thread) * taskBytes_;
       std::byte* sums = args.scratch + static_cast<size_t>(shared_ ? task : thread) * sumBytes_;
-      keys(s, args, task / parts_, task % parts_, sums, scratch);
+      const int64_t biasSum = number % sharing_.chunks * (biasSums_ / sharing_.chunks);
+      keys(s, args, pair, part, biasSum + (biasSums_ > sharing_.chunks ? part : 0), sums, scratch);
       if (!shared_)
-        for (int64_t h = 0; h < s_.heads / s_.groups; h++) queries(args, task, h, 0, s_.queries, sums);
+        for (int64_t h = 0; h < s_.heads / s_.groups; h++) queries(args, pair, h, 0, s_.queries, sums);
     });
     if (!shared_) return;
     const int64_t heads = s_.heads / s_.groups, blocks = attentionBlocks(s_.queries);
-    parallelFor(pairs * heads * blocks, 4, [&](int64_t begin, int64_t end) {
+    parallelFor(numbers * heads * blocks, 4, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
-        const int64_t pair = i / blocks / heads, first = i % blocks * kAttentionBlock;
+        const int64_t number = i / blocks / heads, first = i % blocks * kAttentionBlock;
+        const int64_t pair = pairOf(wave, number);
+        if (pair < 0) continue;
         queries(args, pair, i / blocks % heads, first, std::min(kAttentionBlock, s_.queries - first),
-                args.scratch + static_cast<size_t>(pair * parts_) * sumBytes_);
+                args.scratch + static_cast<size_t>(number * parts_) * sumBytes_);
       }
     });
   }
 
- private:
-  void keys(const AttentionShape& s, const KernelArgs& args, int64_t pair, int64_t part, std::byte* sums,
-            std::byte* scratch) const {
+  void planBias(const TensorType& bias) {
+    hasBiasGrad_ = true;
+    biasItems_ = bias.elements();
+    biasBytes_ = alignedBytes(bias.bytes());
+    const Dims strides = denseStrides(bias.shape);
+    const auto stride = [&](size_t dim) { return bias.shape[dim] == 1 ? 0 : strides[dim]; };
+    biasBatch_ = stride(0);
+    dbias_ = {nullptr, stride(1), stride(2), stride(3)};
+    const int64_t slabs = std::max<int64_t>(1, sharing_.slabs);
+    parts_ = (kBiasTasks + slabs - 1) / slabs;
+  }
+
+  /// The first are the result itself.
+  std::byte* biasSum(const KernelArgs& args, int64_t number) const {
+    if (number == 0) return args.writes[3];
+    return args.scratch + biasAt_ + static_cast<size_t>(number - 1) * biasBytes_;
+  }
+
+  void clearBias(std::byte* sums) const {
+    const int64_t item = static_cast<int64_t>(attentionWorkBytes(s_.dtype));
+    parallelFor(biasItems_, 1 << 16, [&](int64_t begin, int64_t end) {
+      std::memset(sums + begin * item, 0, static_cast<size_t>((end - begin) * item));
+    });
+  }
+
+  void addBiasSums(const KernelArgs& args) const {
+    const auto add = [&](auto zero) {
+      using T = decltype(zero);
+      T* to = reinterpret_cast<T*>(args.writes[3]);
+      parallelFor(biasItems_, 1 << 14, [&](int64_t begin, int64_t end) {
+        for (int64_t sum = 1; sum < biasSums_; sum++) {
+          const T* from = reinterpret_cast<const T*>(biasSum(args, sum));
+          for (int64_t i = begin; i < end; i++) to[i] += from[i];
+        }
+      });
+    };
+    if (s_.dtype == DType::f64)
+      add(0.0);
+    else
+      add(0.0f);
+  }
+
+  void keys(const AttentionShape& s, const KernelArgs& args, int64_t pair, int64_t part, int64_t ofBias,
+            std::byte* sums, std::byte* scratch) const {
     const int64_t batch = pair / s_.groups, group = pair % s_.groups, head = group * (s_.heads / s_.groups);
     const int64_t row = (batch * s_.heads + head) * s_.queries, key = pair * s_.keys;
     const auto rows = [&](size_t index) { return reinterpret_cast<const float*>(args.reads[index]) + row; };
@@ -89,6 +185,12 @@ class AttentionGrad final : public Kernel {
     t.dlse = extras_.dlse >= 0 ? rows(static_cast<size_t>(extras_.dlse)) : nullptr;
     t.querySegments = attentionSegments(extras_, 0, args.reads, batch, s_.queries);
     t.keySegments = attentionSegments(extras_, 1, args.reads, batch, s_.keys);
+    t.bias = bias_.at(args.reads, batch, head);
+    t.biasHead = bias_.headStride();
+    t.dbias = dbias_;
+    if (hasBiasGrad_)
+      t.dbias.data = biasSum(args, ofBias) + (batch * biasBatch_ + head * dbias_.head) *
+                                                 static_cast<int64_t>(attentionWorkBytes(s_.dtype));
     t.dk = args.writes[1] + static_cast<size_t>(key * s_.depth) * item_;
     t.dv = args.writes[2] + static_cast<size_t>(key * s_.valueDepth) * item_;
     t.dq = sums;
@@ -111,16 +213,22 @@ class AttentionGrad final : public Kernel {
   AttentionShape s_;
   AttentionOperand q_, k_, v_, out_, dout_;
   AttentionExtras extras_;
+  AttentionBiasOperand bias_;
+  BiasSharing sharing_;
   size_t item_;
   int64_t parts_ = 1, sums_ = 0, headItems_ = 0, partItems_ = 0;
   bool shared_ = false;  // dq's sums lie by task, not by thread
   size_t sumBytes_ = 0, taskBytes_ = 0;
+  bool hasBiasGrad_ = false;
+  AttentionBiasGrad dbias_;  // without data
+  int64_t biasItems_ = 0, biasBatch_ = 0, biasSums_ = 1;
+  size_t biasBytes_ = 0, biasAt_ = 0;  // where sums beside the result begin in the scratch
 };
 
 MadeKernel make(const KernelRequest& request) {
   auto kernel = std::make_unique<AttentionGrad>(request);
   MadeKernel made;
-  made.label = attentionLabel("attention_grad", kernel->shape(), kernel->extras());
+  made.label = attentionLabel(info(request.node.op).name, kernel->shape(), kernel->extras());
   made.scratchBytes = kernel->scratchBytes();
   made.flops = attentionFlops(kernel->shape(), 5);
   made.kernel = std::move(kernel);
@@ -128,11 +236,12 @@ MadeKernel make(const KernelRequest& request) {
 }
 
 bool accepts(const Node&, size_t index, const Layout& layout) {
-  return index == kLse || index >= kExtras ? layout.isDense() : hasUnitRows(layout);
+  if (index != kLse && index < kExtras) return hasUnitRows(layout);
+  return layout.shape.size() == 4 ? isBiasRead(layout) : layout.isDense();
 }
 
 }  // namespace
 
-const KernelEntry attentionGradEntry{make, accepts};
+const KernelEntry attentionGradEntry{make, accepts}, attentionBiasGradEntry{make, accepts};
 
 }  // namespace lazuli

@@ -31,10 +31,27 @@ AttentionShape attentionShape(const KernelRequest& request);
 /// Positions of the operands that need not be there; -1 where one is not.
 struct AttentionExtras {
   int dlse = -1;      // float32 [B, H, T]
+  int bias = -1;      // [B or 1, H or 1, T or 1, S or 1]
   int segments = -1;  // int32 [B, T], and after it those of the keys, [B, S]
   int shift = -1;     // an int32 scalar, added to the offset when the kernel runs
 };
 AttentionExtras attentionExtras(const std::vector<Layout>& operands, size_t fixed);
+
+/// The bias as the kernels read it.
+class AttentionBiasOperand {
+ public:
+  /// The operand at `index`; none where that is -1.
+  AttentionBiasOperand(const std::vector<Layout>& operands, int index);
+  AttentionBias at(const std::byte* const* reads, int64_t batch, int64_t head) const;
+  /// In elements.
+  int64_t headStride() const { return strides_[1]; }
+
+ private:
+  int index_;
+  DType dtype_ = DType::f32;
+  int64_t offset_ = 0;
+  int64_t strides_[4] = {};  // 0 where the dim is 1
+};
 
 /// A batch row of the segments of queries (`of` 0) or keys (1); null where there are none.
 const int32_t* attentionSegments(const AttentionExtras& extras, int of, const std::byte* const* reads,
@@ -50,6 +67,8 @@ std::string attentionLabel(const char* op, const AttentionShape& shape, const At
 
 /// A row of the last dim is read as it lies where its elements are neighbours.
 bool hasUnitRows(const Layout& layout);
+/// So is that of a bias, and one that all keys share.
+bool isBiasRead(const Layout& layout);
 
 inline size_t alignedBytes(size_t bytes) { return (bytes + 63) / 64 * 64; }
 

@@ -29,6 +29,8 @@ const KernelEntry* findKernel(Op op) {
       return &attentionEntry;
     case Op::attention_grad:
       return &attentionGradEntry;
+    case Op::attention_bias_grad:
+      return &attentionBiasGradEntry;
     case Op::axis_index:
       return &axisIndexEntry;
     case Op::barrier:

@@ -10,6 +10,8 @@
 #include <optional>
 #include <random>
 
+#include "parallel.h"
+
 namespace lazuli {
 namespace {
 
@@ -98,6 +100,14 @@ Array makeArray(DType dtype, const Dims& shape, Order order, std::mt19937& rando
   return array;
 }
 
+/// Of which of the dims [B, H, T, S] a bias has more than one, and whether it is a view of these.
+struct Bias {
+  bool batch = true, head = true, query = true, key = true;
+  DType dtype = DType::f32;
+  bool expanded = false;  // a [B, H, T, S] view with strides of 0
+  bool graded = false;
+};
+
 struct Case {
   int64_t batch = 1, heads = 1, groups = 1, queries = 1, keys = 1, depth = 16, valueDepth = 16;
   bool causal = false;
@@ -109,7 +119,43 @@ struct Case {
   std::optional<int32_t> shift;  // an operand that adds to the offset
   int64_t window = 0;
   std::function<int32_t(int64_t)> segment;  // of a query or key; none: no segments
+  std::optional<Bias> bias;
 };
+
+/// With rows that are hidden throughout, and blocks.
+Array makeBias(const Case& c, std::mt19937& random) {
+  const Bias& bias = *c.bias;
+  const Dims whole{c.batch, c.heads, c.queries, c.keys};
+  const bool has[] = {bias.batch, bias.head, bias.query, bias.key};
+  Dims shape = whole;
+  for (size_t dim = 0; dim < 4; dim++)
+    if (!has[dim]) shape[dim] = 1;
+  Array array{Layout::dense({bias.dtype, shape}), {}};
+  array.data.resize(at(elements(shape)) * sizeBytes(bias.dtype));
+  std::normal_distribution<float> normal;
+  for (int64_t i = 0; i < elements(shape); i++) {
+    const int64_t query = i / shape[3] % shape[2], key = i % shape[3];
+    const float x = normal(random);
+    // Which of them hide is the same for all heads, so that segments and windows leave something.
+    const bool hidden = (bias.query && query % 7 == 3) || (key % 5 == 2) || (bias.key && key / 64 == 1);
+    if (bias.dtype == DType::boolean)
+      array.data[at(i)] = std::byte{!hidden};
+    else
+      put(bias.dtype, array.data.data(), i, hidden ? -INFINITY : 2 * x);
+  }
+  for (size_t dim = 0; dim < 4; dim++)
+    if (!has[dim]) array.layout.strides[dim] = 0;
+  if (bias.expanded) array.layout.shape = whole;
+  return array;
+}
+
+double biasAt(const Array& bias, int64_t b, int64_t h, int64_t i, int64_t j) {
+  const auto index = [&](size_t dim, int64_t n) { return bias.layout.shape[dim] == 1 ? 0 : n; };
+  b = index(0, b), h = index(1, h), i = index(2, i), j = index(3, j);
+  if (bias.layout.dtype != DType::boolean) return bias(b, h, i, j);
+  const Dims& s = bias.layout.strides;
+  return bias.data[at(b * s[0] + h * s[1] + i * s[2] + j * s[3])] == std::byte{0} ? -INFINITY : 0;
+}
 
 std::vector<std::vector<std::byte>> runKernel(const KernelEntry& entry, Op op, const Case& c,
                                               const std::vector<const Array*>& inputs,
@@ -162,7 +208,9 @@ void check(const Case& c, uint32_t seed = 1) {
     return array;
   };
   const Array querySegments = segmentsOf(c.queries), keySegments = segmentsOf(c.keys);
+  const std::optional<Array> bias = c.bias ? std::optional(makeBias(c, random)) : std::nullopt;
   const auto addExtras = [&](std::vector<const Array*>& to) {
+    if (bias) to.push_back(&*bias);
     if (c.segment) to.insert(to.end(), {&querySegments, &keySegments});
     if (c.shift) to.push_back(&shift);
   };
@@ -181,6 +229,8 @@ void check(const Case& c, uint32_t seed = 1) {
       lse{Layout::dense({DType::f32, lseShape}), forward[1]};
   double highestLse = 1;
   std::vector<double> dq(at(elements(qShape))), dk(at(elements(kShape))), dv(at(elements(vShape)));
+  const bool graded = bias && c.bias->graded;
+  std::vector<double> dbias(graded ? at(bias->layout.elements()) : 0);
   for (int64_t b = 0; b < c.batch; b++)
     for (int64_t h = 0; h < c.heads; h++)
       for (int64_t i = 0; i < c.queries; i++) {
@@ -194,7 +244,7 @@ void check(const Case& c, uint32_t seed = 1) {
         double top = -INFINITY, sum = 0;
         for (int64_t j = 0; j < c.keys; j++) {
           for (int64_t d = 0; d < c.depth; d++) p[at(j)] += q(b, h, i, d) * k(b, g, j, d);
-          p[at(j)] = seen(j) ? p[at(j)] * c.scale : -INFINITY;
+          p[at(j)] = seen(j) ? p[at(j)] * c.scale + (bias ? biasAt(*bias, b, h, i, j) : 0) : -INFINITY;
           top = std::max(top, p[at(j)]);
         }
         for (double& x : p) sum += x = std::isinf(top) ? 0 : std::exp(x - top);
@@ -221,7 +271,13 @@ void check(const Case& c, uint32_t seed = 1) {
             ds += dout(b, h, i, e) * v(b, g, j, e);
             dv[at(key * c.valueDepth + e)] += p[at(j)] * dout(b, h, i, e);
           }
-          ds *= p[at(j)] * c.scale;
+          ds *= p[at(j)];
+          if (graded) {
+            const Dims &n = bias->layout.shape, s = denseStrides(n);
+            dbias[at((n[0] > 1 ? b * s[0] : 0) + (n[1] > 1 ? h * s[1] : 0) + (n[2] > 1 ? i * s[2] : 0) +
+                     (n[3] > 1 ? j : 0))] += ds;
+          }
+          ds *= c.scale;
           for (int64_t d = 0; d < c.depth; d++) {
             dq[at(row * c.depth + d)] += ds * k(b, g, j, d);
             dk[at(key * c.depth + d)] += ds * q(b, h, i, d);
@@ -231,19 +287,32 @@ void check(const Case& c, uint32_t seed = 1) {
   std::vector<const Array*> inputs{&q, &k, &v, &out, &lse, &dout};
   if (c.dlse) inputs.push_back(&dlse);
   addExtras(inputs);
-  const auto grads = runKernel(attentionGradEntry, Op::attention_grad, c, inputs,
-                               {{c.dtype, qShape}, {c.dtype, kShape}, {c.dtype, vShape}});
-  const std::vector<double>* wants[] = {&dq, &dk, &dv};
-  const char* names[] = {"dq", "dk", "dv"};
+  std::vector<TensorType> results{{c.dtype, qShape}, {c.dtype, kShape}, {c.dtype, vShape}};
+  const DType work = c.dtype == DType::f64 ? DType::f64 : DType::f32;
+  if (graded) results.push_back({work, bias->layout.shape});
+  const auto gradients = [&] {
+    return graded ? runKernel(attentionBiasGradEntry, Op::attention_bias_grad, c, inputs, results)
+                  : runKernel(attentionGradEntry, Op::attention_grad, c, inputs, results);
+  };
+  const auto grads = gradients();
+  const char* names[] = {"dq", "dk", "dv", "dbias"};
+  if (graded) {
+    const ThreadCountScope threads(threadCount() + 3);
+    const auto others = gradients();
+    for (size_t g = 0; g < results.size(); g++)
+      ASSERT_TRUE(others[g] == grads[g]) << names[g] << " changes with the number of threads";
+  }
+  const std::vector<double>* wants[] = {&dq, &dk, &dv, &dbias};
   // lse rounded to float32 is a relative error of the weights.
   const double gradUnit = c.dtype == DType::f64   ? 2e-7 * (1 + highestLse)
                           : c.dtype == DType::f32 ? 2e-5
                                                   : unit;
-  for (size_t g = 0; g < 3; g++) {
+  for (size_t g = 0; g < results.size(); g++) {
     double scale = 1;
     for (double want : *wants[g]) scale = std::max(scale, std::abs(want));
     for (size_t i = 0; i < wants[g]->size(); i++)
-      ASSERT_NEAR(get(c.dtype, grads[g].data(), static_cast<int64_t>(i)), (*wants[g])[i], gradUnit * scale)
+      ASSERT_NEAR(get(results[g].dtype, grads[g].data(), static_cast<int64_t>(i)), (*wants[g])[i],
+                  gradUnit * scale)
           << names[g] << " at " << i;
   }
 }
@@ -277,6 +346,75 @@ TEST(Attention, Segments) {
         if (causal) c.window = 90, c.shift = 3;
         check(c);
       }
+}
+
+TEST(Attention, Biases) {
+  for (int dims = 0; dims < 16; dims++)
+    for (DType dtype : {DType::f32, DType::bf16, DType::f64})
+      for (DType of : {DType::boolean, dtype, DType::f32}) {
+        if (of == DType::f32 && dtype == DType::f64) continue;
+        SCOPED_TRACE(testing::Message() << "dims " << dims << " " << name(of) << " beside " << name(dtype));
+        Case c;
+        c.batch = 2, c.heads = 4, c.groups = 2, c.queries = 75, c.keys = 150, c.depth = 20, c.valueDepth = 9;
+        c.dtype = dtype;
+        c.bias = Bias{(dims & 1) != 0, (dims & 2) != 0, (dims & 4) != 0, (dims & 8) != 0, of};
+        c.bias->expanded = dims % 3 == 0;
+        c.bias->graded = of != DType::boolean;
+        check(c);
+      }
+}
+
+TEST(Attention, BiasesBesideOthers) {
+  for (const Bias& bias : {Bias{}, Bias{.batch = false, .query = false}, Bias{.dtype = DType::boolean},
+                           Bias{.batch = false, .head = false, .graded = true},
+                           Bias{.head = false, .query = false, .key = false, .graded = true},
+                           Bias{.batch = false, .head = false, .dtype = DType::f16, .graded = true}})
+    for (int which = 0; which < 5; which++) {
+      SCOPED_TRACE(testing::Message() << name(bias.dtype) << " case " << which);
+      Case c;
+      c.batch = 3, c.heads = 2, c.groups = which == 1 ? 1 : 2, c.queries = 140, c.keys = 200;
+      c.bias = bias;
+      if (which == 1) c.causal = true, c.offset = 60, c.dlse = true;
+      if (which == 2) c.causal = true, c.window = 70, c.shift = 30;
+      if (which == 3) c.segment = [](int64_t i) { return static_cast<int32_t>(i / 70); };
+      if (which == 4) c.dtype = DType::f16, c.order = Order::byRow;
+      check(c);
+    }
+  // Many chunks of the sums; a short last wave; none.
+  Case c;
+  c.batch = 11, c.heads = 3, c.groups = 3, c.queries = 9, c.keys = 12;
+  c.bias = Bias{.batch = false, .head = false, .graded = true};
+  check(c);
+  c.keys = 0;
+  check(c);
+  c.keys = 12, c.batch = 0;
+  check(c);
+  c.batch = 1, c.queries = 0;
+  check(c);
+}
+
+/// Finite, though it is not in units of log2: keys that all have it share a row evenly.
+TEST(Attention, LeastFloats) {
+  std::mt19937 random(3);
+  Case c;
+  c.queries = 3, c.keys = 70;
+  c.bias = Bias{.query = false};
+  const Array q = makeArray(c.dtype, {1, 1, 3, 16}, c.order, random),
+              k = makeArray(c.dtype, {1, 1, 70, 16}, c.order, random), v = k;
+  Array bias = makeBias(c, random);
+  for (int64_t j = 0; j < 70; j++) put(DType::f32, bias.data.data(), j, std::numeric_limits<float>::lowest());
+  const auto out = runKernel(attentionEntry, Op::attention, c, {&q, &k, &v, &bias},
+                             {{c.dtype, {1, 1, 3, 16}}, {DType::f32, {1, 1, 3}}});
+  double mean = 0;
+  for (int64_t j = 0; j < 70; j++) mean += v(0, 0, j, 5) / 70;
+  EXPECT_NEAR(get(DType::f32, out[0].data(), 5), mean, 1e-5);
+  Array y{Layout::dense({c.dtype, {1, 1, 3, 16}}), out[0]},
+      lse{Layout::dense({DType::f32, {1, 1, 3}}), out[1]};
+  const auto grads =
+      runKernel(attentionGradEntry, Op::attention_grad, c, {&q, &k, &v, &y, &lse, &q, &bias},
+                {{c.dtype, {1, 1, 3, 16}}, {c.dtype, {1, 1, 70, 16}}, {c.dtype, {1, 1, 70, 16}}});
+  for (const auto& grad : grads)
+    for (int64_t i = 0; i < 3 * 16; i++) EXPECT_TRUE(std::isfinite(get(DType::f32, grad.data(), i)));
 }
 
 TEST(Attention, Lengths) {
@@ -408,6 +546,10 @@ TEST(Attention, Accepts) {
   EXPECT_TRUE(attentionEntry.accepts(node, 0, {DType::f32, {2, 3, 4, 5}, {60, 5, 15, 1}, 7}));
   EXPECT_FALSE(attentionEntry.accepts(node, 0, {DType::f32, {2, 3, 4, 5}, {60, 20, 1, 4}, 0}));
   EXPECT_TRUE(attentionEntry.accepts(node, 0, {DType::f32, {2, 3, 4, 1}, {12, 4, 1, 4}, 0}));
+  EXPECT_TRUE(attentionEntry.accepts(node, 3, {DType::f32, {2, 3, 4, 5}, {0, 20, 0, 1}, 7}));
+  EXPECT_TRUE(attentionEntry.accepts(node, 3, {DType::boolean, {2, 3, 4, 5}, {0, 3, 1, 0}, 0}));
+  EXPECT_FALSE(attentionEntry.accepts(node, 3, {DType::f32, {2, 3, 4, 5}, {60, 20, 1, 4}, 0}));
+  EXPECT_FALSE(attentionEntry.accepts(node, 3, {DType::i32, {2, 4}, {1, 2}, 0}));
   EXPECT_FALSE(attentionGradEntry.accepts(node, 4, {DType::f32, {2, 3, 4}, {12, 1, 3}, 0}));
 }
 

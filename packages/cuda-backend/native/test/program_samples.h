@@ -107,6 +107,13 @@ inline Words everyOp(bool allOutputs = false) {
   w.nodeOf(Op::attention, {half, group, group, queryIds, keyIds}, {q, lse}, attention);
   w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows, queryIds, keyIds, shift}, {q, k, k},
            attention);
+  auto bias = w.node(Op::full, {}, f32({1, 4, 6, 1}), shapeAnd(W::real(1), {1, 4, 6, 1}, DType::f32)),
+       mask = w.node(Op::full, {}, type(DType::boolean, {2, 1, 1, 5}),
+                     shapeAnd(W::real(1), {2, 1, 1, 5}, DType::boolean));
+  w.nodeOf(Op::attention, {half, group, group, bias, queryIds, keyIds, shift}, {q, lse}, attention);
+  w.nodeOf(Op::attention_grad, {half, group, group, out, rows, out, rows, mask}, {q, k, k}, attention);
+  w.nodeOf(Op::attention_bias_grad, {half, group, group, out, rows, out, bias, queryIds, keyIds},
+           {q, k, k, f32({1, 4, 6, 1})}, attention);
   auto target = w.node(Op::full, {}, type(DType::i32, {3}), shapeAnd(W::real(1), {3}, DType::i32));
   Words entropy = W::join({W::integer(-100), W::real(0.1)});
   auto loss = w.nodeOf(Op::cross_entropy, {x, target}, {f32({3}), f32({3})}, entropy);

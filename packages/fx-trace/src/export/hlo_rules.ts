@@ -410,6 +410,7 @@ export const hloRules: OpTable<HloRule | null> = {
   rope: null,
   attention: null,
   attention_grad: null,
+  attention_bias_grad: null,
   cross_entropy: null,
   cross_entropy_grad: null,
   linear_cross_entropy: null,

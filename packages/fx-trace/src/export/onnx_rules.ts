@@ -276,6 +276,7 @@ export const onnxRules: OpTable<OnnxRule | null> = {
   rope: null,
   attention: null,
   attention_grad: null,
+  attention_bias_grad: null,
   cross_entropy: null,
   cross_entropy_grad: null,
   linear_cross_entropy: null,

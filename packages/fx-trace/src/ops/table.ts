@@ -1,6 +1,7 @@
 import type { OpDef } from "../opdef.js";
 import { adamw_update } from "./adamw.js";
-import { attention, attention_grad } from "./attention.js";
+import { attention } from "./attention.js";
+import { attention_bias_grad, attention_grad } from "./attention_grad.js";
 import * as binary from "./binary.js";
 import { bindOps } from "./bound.js";
 import * as collective from "./collective.js";
@@ -133,6 +134,7 @@ export const ops = {
   rope,
   attention,
   attention_grad,
+  attention_bias_grad,
   cross_entropy,
   cross_entropy_grad,
   linear_cross_entropy,

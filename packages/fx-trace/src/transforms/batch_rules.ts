@@ -218,6 +218,7 @@ export const batchRules: OpTable<BatchRule> = {
   rope: leadingRows([0]),
   attention: merged,
   attention_grad: merged,
+  attention_bias_grad: merged,
   cross_entropy: same,
   cross_entropy_grad: same,
   linear_cross_entropy: leadingRows([0, 2]),

@@ -3,8 +3,8 @@ import {
   type DType,
   DTypeError,
   formatShape,
+  isFloat,
   isInt,
-  maskedAttention,
   type Node,
   ops,
   promote,
@@ -107,16 +107,14 @@ export interface AttentionOptions {
    * other. Of queries and keys, [B, T] and [B, S], where they are not the same sequence.
    */
   readonly segmentIds?: Tensor | readonly [queries: Tensor, keys: Tensor];
-  /** Defaults to 1 / sqrt(K). */
-  readonly scale?: number;
-}
-
-export interface MaskedAttentionOptions extends AttentionOptions {
   /**
-   * [B or 1, H or 1, T, S], beside what the other options hide: floats are added to the scaled scores (a bias, with its
-   * gradient), bools say which keys a query sees. With it the T x S scores are held in memory.
+   * Broadcast to [B, H, T, S], beside what the other options hide: floats are added to the scaled scores (a bias, with its
+   * gradient, as ALiBi's or T5's), bools say which keys a query sees. It is read where it lies, never expanded. Under
+   * autocast it keeps its dtype.
    */
   readonly attnMask?: Tensor;
+  /** Defaults to 1 / sqrt(K). */
+  readonly scale?: number;
 }
 
 /**
@@ -128,12 +126,8 @@ export function scaledDotProductAttention(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { attnMask, ...options }: MaskedAttentionOptions = {},
+  options: AttentionOptions = {},
 ): Tensor {
-  if (attnMask) {
-    const { inputs, attrs } = attentionOf(q, k, v, options);
-    return new Tensor(maskedAttention(inputs, attnMask.node, attrs));
-  }
   return new Tensor(ops.result([attend(q, k, v, options)], { index: 0 }));
 }
 
@@ -152,14 +146,8 @@ export function attentionWithLse(
 }
 
 function attend(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Node {
-  const { inputs, attrs } = attentionOf(q, k, v, options);
-  return ops.attention(inputs, attrs);
-}
-
-type AttentionCall = { inputs: readonly Node[]; attrs: Parameters<typeof ops.attention>[1] };
-
-function attentionOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): AttentionCall {
   const {
+    attnMask,
     causal = false,
     offset = (k.shape[2] ?? 0) - (q.shape[2] ?? 0),
     scale = 1 / Math.sqrt(q.shape.at(-1) ?? 1),
@@ -169,11 +157,30 @@ function attentionOf(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions)
   if (window !== undefined && !(Number.isInteger(window) && window > 0))
     throw new ValueError("attention", `the window is ${window}, not a number of keys`);
   const segments = segmentIds instanceof Tensor ? [segmentIds, segmentIds] : (segmentIds ?? []);
-  const operands = [q, k, v, ...segments.map((each) => each.to("int32"))];
-  return {
-    inputs: operands.map(({ node }) => node),
-    attrs: { causal, offset: causal || window !== undefined ? offset : 0, scale, window: window ?? 0 },
-  };
+  const operands = [
+    q,
+    k,
+    v,
+    ...(attnMask ? [ofRank4(attnMask, q)] : []),
+    ...segments.map((each) => each.to("int32")),
+  ];
+  return ops.attention(
+    operands.map(({ node }) => node),
+    { causal, offset: causal || window !== undefined ? offset : 0, scale, window: window ?? 0 },
+  );
+}
+
+/** A mask with dims of size 1 in front, as NumPy aligns shapes; one of floats in float64 where q is. */
+function ofRank4(mask: Tensor, q: Tensor): Tensor {
+  if (mask.rank > 4) {
+    throw new ShapeError(
+      "attention",
+      `the mask ${formatShape(mask.shape)} does not broadcast to [B, H, T, S]: q is ${formatShape(q.shape)}`,
+    );
+  }
+  const ones = new Array<number>(4 - mask.rank).fill(1);
+  const whole = ones.length > 0 ? mask.reshape([...ones, ...mask.shape]) : mask;
+  return isFloat(mask.dtype) && q.dtype === "float64" ? whole.to("float64") : whole;
 }
 
 export interface CrossEntropyOptions {
