@@ -59,7 +59,7 @@ const schema = z
   })
   .refine(({ remat, memoryBudget }) => remat !== "auto" || memoryBudget !== undefined, {
     path: ["remat"],
-    error: "auto needs --memory-budget: 300MB, say",
+    error: "needs --memory-budget: 300MB, say",
   })
   .refine(({ config, model, resume }) => [config, model, resume].filter(Boolean).length <= 1, {
     path: ["config"],

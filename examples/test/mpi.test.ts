@@ -143,6 +143,25 @@ describe.skipIf(missing !== "")("processes", () => {
     expect(seconds).toBeLessThan(30);
   });
 
+  it("compute the same values again within a budget, or are told so", { timeout: 60_000 }, async () => {
+    const budgets = async (...budgets: number[]): Promise<{ code: number | null; lines: string[] }> => {
+      const { code, out } = await job(2, `${ranks}budgets.mjs`, budgets.map(String));
+      return { code, lines: [...out.matchAll(/rank \d: .*/g)].map(([line]) => line).sort() };
+    };
+    const whole = await budgets(1e9);
+    const [, loss, arena] = /loss (\S+), again 0, arena (\d+)/.exec(whole.lines[0]) as RegExpExecArray;
+    const budget = Math.floor(Number(arena) * 0.95);
+    const less = await budgets(budget);
+    expect(less.code, less.lines.join()).toBe(0);
+    for (const [rank, line] of less.lines.entries())
+      expect(line).toMatch(new RegExp(`^rank ${rank}: loss ${loss}, again [1-9]`));
+    const { code, lines } = await budgets(1e9, budget);
+    expect(code).not.toBe(0);
+    expect(lines[0]).toMatch(
+      /rank 0: CollectiveError: \[remat\] rank 1 computes \d+ values again and rank 0 0: /,
+    );
+  });
+
   it("end when one dies in the middle of a step", { timeout: 60_000 }, async () => {
     const { code, seconds } = await job(2, `${ranks}die.mjs`);
     expect(code).not.toBe(0);

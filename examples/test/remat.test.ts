@@ -139,7 +139,7 @@ describe('remat: "auto"', () => {
     }
   });
 
-  it("computes nothing again where the budget is large enough", async () => {
+  it("computes nothing again where the budget is large enough", { timeout: 60_000 }, async () => {
     const { step } = await train({});
     const run = await train(auto(step.info.arenaBytes));
     expect(run.step.remat).toBeNull();
@@ -206,7 +206,7 @@ describe('remat: "auto"', () => {
     expect(transfers(run.step)).toBe(transfers(plain.step));
   });
 
-  it("meets the device's own limit where the program as it is would not", async () => {
+  it("meets the device's own limit where the program as it is would not", { timeout: 60_000 }, async () => {
     const plain = await train({});
     const { arenaBytes } = plain.step.info;
     const budget = Math.floor(arenaBytes * 0.6);

@@ -112,6 +112,26 @@ describe("rematerialize", () => {
     expect(last).toBeLessThan(peak(graph) / 2);
   });
 
+  it.each(["float32", "bfloat16"])(
+    "grows by the length of a chain of %s that forks and joins, not by its paths",
+    (dtype) => {
+      const lines = ["%v0 = tanh(%a)"];
+      for (let i = 0; i < 16; i++)
+        lines.push(`%s${i} = sin(%v${i})`, `%c${i} = cos(%v${i})`, `%v${i + 1} = mul(%s${i}, %c${i})`);
+      lines.push(`%p = dot_general(%v16, %w) ${dot("0")}`, `%q = dot_general(%p, %w) ${dot("0")}`);
+      // Read in the end: by a product, so that they lie in memory until then.
+      for (let i = 12; i <= 16; i++) lines.push(`%g${i} = dot_general(%v${i}, %q) ${weightGrad}`);
+      lines.push("outputs %g12, %g13, %g14, %g15, %g16");
+      const graph = graphOf(`%a ${dtype}[64, 64]; %w ${dtype}[64, 64]`, lines.join("\n"));
+      const steps = [...rematSteps(graph)];
+      expect(steps.length).toBeGreaterThan(1);
+      for (const step of steps) {
+        verify(step.graph);
+        expect(step.recomputed).toBeLessThanOrEqual(5 * 50);
+      }
+    },
+  );
+
   it("gives the smallest peak it finds where the budget is less", () => {
     const graph = layers(4);
     const lowest = [...rematSteps(graph)].at(-1);

@@ -95,6 +95,7 @@ export class ProgramCompiler {
       info: compiled.info,
       places,
       summary,
+      recomputed: again?.recomputed ?? 0,
       outputLayouts,
       graph: ends ? graph : null,
     };

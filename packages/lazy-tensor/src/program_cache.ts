@@ -23,6 +23,8 @@ export interface CachedProgram {
   readonly places: readonly Place[];
   /** Of the recorded graph. */
   readonly summary: ProgramSummary;
+  /** Nodes that compute a value again, to stay within a memory budget. */
+  readonly recomputed: number;
   /** On a mesh, how each output lies over it. */
   readonly outputLayouts: readonly Dims[] | null;
   /** On a mesh, the program of one device. */

@@ -156,7 +156,9 @@ describe("checkpoint", () => {
 });
 
 describe('remat: "auto"', () => {
-  it("trains to the same bits with LayerNorm, GELU and dropout, in a smaller arena", async () => {
+  it("trains to the same bits with LayerNorm, GELU and dropout, in a smaller arena", {
+    timeout: 60_000,
+  }, async () => {
     const plain = await trained((fn) => fn, { layers: 6, rows: 512 });
     for (const share of [0.8, 0.6, 0.5]) {
       const memoryBudgetBytes = Math.floor(plain.arena * share);

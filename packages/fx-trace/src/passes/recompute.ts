@@ -44,6 +44,8 @@ class Rewriter {
   private readonly origin = new Map<Node, number>();
   private readonly originals = new Map<Node, Node>();
   private readonly outputs: ReadonlySet<Node>;
+  /** What the kernel of the copy at hand has of half values, before they are rounded. */
+  private unrounded = new Map<Node, Node>();
   private at = 0;
 
   constructor(
@@ -130,7 +132,10 @@ class Rewriter {
   private copy(x: Node): Node {
     const known = this.copies.get(x);
     if (known) return known;
+    const outer = this.unrounded;
+    this.unrounded = new Map();
     const made = this.compute(x);
+    this.unrounded = outer;
     // Read from memory it was rounded, which half types are not inside of a kernel.
     const isRounded = isFused(x) && isHalf(x) && !this.lives.isInside(x);
     const value = isRounded ? this.barrier(made) : made;
@@ -207,9 +212,15 @@ class Rewriter {
     const base = baseOf(input);
     const isAgain = this.isUnrounded(x, base);
     if (!isAgain && !fenced.has(base)) return this.operand(input);
-    if (!isAlias(input)) return isAgain ? this.compute(input) : (fenced.get(input) as Node);
+    if (!isAlias(input)) return isAgain ? this.computeUnrounded(input) : (fenced.get(input) as Node);
     const seen = this.operandOf(x, input.inputs[0], fenced);
     return this.extra(new Node(input.op, [seen], input.attrs, input.types, input.scope));
+  }
+
+  private computeUnrounded(x: Node): Node {
+    const made = this.unrounded.get(x) ?? this.compute(x);
+    this.unrounded.set(x, made);
+    return made;
   }
 }
 

@@ -96,12 +96,14 @@ interface State {
 class Search {
   private readonly original: LiveBytes;
   private readonly banned = new Set<Node>();
+  private readonly outputs: ReadonlySet<Node>;
 
   constructor(
     private readonly graph: Graph,
     private readonly options: RematOptions,
   ) {
     this.original = liveBytes(graph, options.scratchBytes);
+    this.outputs = new Set(graph.outputs.map(this.original.baseOf));
   }
 
   *steps(): Generator<Rematerialized> {
@@ -176,11 +178,12 @@ class Search {
     for (let i = 0; i < live.length; i++) full[i + 1] = full[i] + (live[i] > goal ? 1 : 0);
     const found: Candidate[] = [];
     for (const node of this.original.stored.keys()) {
-      if (dropped.has(node) || this.banned.has(node) || !this.canCompute(node)) continue;
+      if (dropped.has(node) || this.banned.has(node) || this.outputs.has(node) || !this.canCompute(node))
+        continue;
       const own = lives.stored.get(rewritten.plain.get(node) as Node);
       if (!own || own.first >= peakAt || own.last <= peakAt || own.reads.includes(peakAt)) continue;
       const next = own.reads.find((at) => at > peakAt);
-      if (next === undefined) continue; // an output
+      if (next === undefined) continue;
       const before = own.reads.findLast((at) => at < peakAt) ?? own.first;
       const cost = this.costOf(node, own, next, dropped, rewritten, lives);
       if (!cost || cost.bytes <= 0) continue;
