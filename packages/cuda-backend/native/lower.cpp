@@ -196,7 +196,10 @@ class Lowering {
 
 }  // namespace
 
-Lowered lower(const Program& program, bool fuse) { return Lowering(program, fuse).run(); }
+Lowered lower(const Program& program, bool fuse) {
+  const std::optional<Program> absorbed = fuse ? absorbRopes(program) : std::nullopt;
+  return Lowering(absorbed ? *absorbed : program, fuse).run();
+}
 
 Lowered lower(const Program& program) {
   const char* text = std::getenv("LAZULI_FUSE");
