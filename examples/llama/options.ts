@@ -14,6 +14,18 @@ const count = number(z.int("is not a whole number").min(1, "must be at least 1")
 const natural = number(z.int("is not a whole number").min(0, "must be at least 0"));
 const positive = number(z.number().positive("must be above 0"));
 const notNegative = number(z.number().min(0, "must be at least 0"));
+const sizePattern = /^(\d+\.?\d*|\.\d+) ?([kmg]?)(i?)b?$/i;
+/** "300MB", "1.5 GiB" or a number of bytes, as bytes. */
+const size = z
+  .string()
+  .regex(sizePattern, "is no number of bytes, such as 300MB or 1.5GiB")
+  .transform((text) => {
+    const [, digits, prefix, binary] = sizePattern.exec(text) as RegExpExecArray;
+    return Math.floor(
+      Number(digits) * (binary ? 1024 : 1000) ** ["", "k", "m", "g"].indexOf(prefix.toLowerCase()),
+    );
+  })
+  .pipe(z.int().min(1, "must be at least 1 byte"));
 const oneOf = <const T extends readonly string[]>(names: T) =>
   z.enum(names, { error: `is not one of ${names.join(", ")}` });
 
@@ -42,6 +54,12 @@ const schema = z
     mesh: z.string().optional(),
     strategy: z.string().default("none"),
     virtualDevices: count.optional(),
+    remat: oneOf(["none", "auto"]).optional(),
+    memoryBudget: size.optional(),
+  })
+  .refine(({ remat, memoryBudget }) => remat !== "auto" || memoryBudget !== undefined, {
+    path: ["remat"],
+    error: "auto needs --memory-budget: 300MB, say",
   })
   .refine(({ config, model, resume }) => [config, model, resume].filter(Boolean).length <= 1, {
     path: ["config"],
@@ -84,9 +102,14 @@ export function readTrainOptions(): TrainOptions {
       `how the model lies over the mesh, joined by commas: ${strategies.join(", ")}`,
       "none",
     )
+    .option("--virtual-devices <n>", "devices of this process, as threads (default: as many as the mesh has)")
     .option(
-      "--virtual-devices <n>",
-      "devices of this process, as threads (default: as many as the mesh has)",
+      "--remat <name>",
+      "auto: compute values again in backward to stay within the budget; none (default)",
+    )
+    .option(
+      "--memory-budget <size>",
+      "most bytes of intermediate values on a device: 300MB, 1.5GiB; implies --remat auto",
     );
   const flags = command.parse().opts<Record<string, unknown>>();
   const result = schema.safeParse(flags);

@@ -27,7 +27,13 @@ async function main(options: TrainOptions): Promise<void> {
   if (!mesh && options.strategy !== "none")
     throw new UsageError(`--strategy ${options.strategy} needs a mesh: --mesh data=2, say`);
   const chosen = mesh ? parseStrategies(options.strategy, mesh) : [];
-  const engine = configure({ device: options.device, virtualDevices: options.virtualDevices ?? mesh?.size });
+  const engine = configure({
+    device: options.device,
+    virtualDevices: options.virtualDevices ?? mesh?.size,
+    // A budget alone asks for it.
+    remat: options.remat ?? (options.memoryBudget === undefined ? "none" : "auto"),
+    memoryBudgetBytes: options.memoryBudget,
+  });
   using trace = options.trace === undefined ? null : new TraceRecorder(engine);
   manualSeed(options.seed);
   const model = new Llama(choice.config, options.dtype);

@@ -16,30 +16,33 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 OUT = Path(__file__).resolve().parents[2] / "packages/lazy-tensor/test/goldens/llama"
-STEPS = 8
+STEPS = 20
 TRAIN = {"lr": 1e-3, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "clip": 1.0}
 
-# name: (LlamaConfig, batch, seq)
+# name: (LlamaConfig, batch, seq, spread: that of projections' weights, see make_model)
 CASES = {
     # Multi-head attention; rope_theta at the top level of config.json, as most checkpoints have it.
     "a": (dict(vocab_size=128, hidden_size=48, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
-               num_key_value_heads=4, max_position_embeddings=64, rms_norm_eps=1e-5, rope_theta=10000.0), 4, 32),
+               num_key_value_heads=4, max_position_embeddings=64, rms_norm_eps=1e-5, rope_theta=10000.0), 4, 32, 1.5),
     # Grouped-query attention, tied embeddings.
     "b": (dict(vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=8,
-               num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-4, tie_word_embeddings=True), 2, 64),
+               num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-4, tie_word_embeddings=True),
+          2, 64, 1.5),
     # A rope theta of its own, a head dim that is not hidden_size / heads, three layers.
     "c": (dict(vocab_size=97, hidden_size=32, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
                num_key_value_heads=1, head_dim=16, max_position_embeddings=64, rms_norm_eps=1e-5,
-               rope_parameters={"rope_type": "default", "rope_theta": 500000.0}), 3, 24),
+               rope_parameters={"rope_type": "default", "rope_theta": 500000.0}), 3, 24, 1.0),
     # Odd sizes everywhere: hidden size, heads, feed-forward, vocabulary, sequence.
     "d": (dict(vocab_size=131, hidden_size=42, intermediate_size=101, num_hidden_layers=2, num_attention_heads=3,
                num_key_value_heads=3, max_position_embeddings=64, rms_norm_eps=1e-5,
-               rope_parameters={"rope_type": "default", "rope_theta": 1000.0}), 3, 33),
+               rope_parameters={"rope_type": "default", "rope_theta": 1000.0}), 3, 33, 1.5),
 }
 
 
-def make_model(config: dict, seed: int) -> LlamaForCausalLM:
-    """Weights so large that attention is far from uniform and rope, grouping and norms all show in the loss."""
+def make_model(config: dict, spread: float, seed: int) -> LlamaForCausalLM:
+    """Weights so large that attention is far from uniform and rope, grouping and norms all show in the loss; no larger.
+    With a spread of 2 case a is chaotic: half a float32 ulp in its weights moves a float64 loss by up to 3e-4 within 20
+    steps. With one of 1.5 case c is too much for 16 bits: over 8 seeds PyTorch's own autocast is off by up to 2e-2."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**config, bos_token_id=1, eos_token_id=2, attn_implementation="eager"))
     with torch.no_grad():
@@ -49,7 +52,7 @@ def make_model(config: dict, seed: int) -> LlamaForCausalLM:
             elif "embed" in name or "lm_head" in name:
                 parameter.normal_(0, 0.3)
             else:
-                parameter.normal_(0, 2.0 / parameter.shape[1] ** 0.5)
+                parameter.normal_(0, spread / parameter.shape[1] ** 0.5)
     return model
 
 
@@ -60,19 +63,26 @@ def make_batches(vocab: int, batch: int, seq: int, seed: int) -> np.ndarray:
     return np.stack([two[step % 2] for step in range(STEPS)])
 
 
-def train(model: LlamaForCausalLM, batches: np.ndarray, **overrides) -> list[float]:
+def train(model: LlamaForCausalLM, batches: np.ndarray, precision: torch.dtype | None = None,
+          **overrides) -> list[float]:
+    """`precision`: the dtype of products, by torch.autocast."""
     how = TRAIN | overrides
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=how["lr"], betas=tuple(how["betas"]), eps=how["eps"],
                                   weight_decay=how["weight_decay"])
+    # Below the usual 65536, so that no step overflows and is left out: the weights' gradients are float16 here.
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=precision == torch.float16)
     losses = []
     for batch in torch.from_numpy(batches).long():
-        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+            logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), how["clip"])
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         losses.append(loss.item())
     return losses
 
@@ -86,9 +96,18 @@ def interleave(model: LlamaForCausalLM) -> None:
             projection.weight.data = halves.transpose(1, 2).reshape(weight.shape)
 
 
+def nudge(model: LlamaForCausalLM) -> None:
+    """In float64, each weight off by up to half a float32 ulp."""
+    model.double()
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 2**-24 * (2 * torch.rand(parameter.shape, generator=draw, dtype=torch.float64) - 1))
+
+
 def sensitivity(folder: Path, batches: np.ndarray, losses: list[float]) -> dict[str, float]:
-    """How far the losses move in float64 (far below the test's tolerance, or it tests noise) and under a mistake in the
-    model or the training (above it, or it tests nothing)."""
+    """How far the losses move in float64, by rounding and with PyTorch's own products in 16 bits (each below the test's
+    tolerance, or it tests noise), and under a mistake in the model or the training (above it, or it tests nothing)."""
     saved = LlamaConfig.from_pretrained(folder)
     theta = saved.rope_parameters["rope_theta"]
 
@@ -100,6 +119,9 @@ def sensitivity(folder: Path, batches: np.ndarray, losses: list[float]) -> dict[
 
     return {
         "float64": rerun(lambda model: model.double()),
+        "weights off by half an ulp": rerun(nudge),
+        "bfloat16": rerun(precision=torch.bfloat16),
+        "float16": rerun(precision=torch.float16),
         "norm eps x10": rerun(config={"rms_norm_eps": saved.rms_norm_eps * 10}),
         "theta x2": rerun(config={"rope_parameters": {"rope_type": "default", "rope_theta": 2 * theta}}),
         "interleaved rope": rerun(interleave),
@@ -110,10 +132,10 @@ def sensitivity(folder: Path, batches: np.ndarray, losses: list[float]) -> dict[
 
 
 def write(name: str, seed: int) -> None:
-    config, batch, seq = CASES[name]
+    config, batch, seq, spread = CASES[name]
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
-    model = make_model(config, seed)
+    model = make_model(config, spread, seed)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / "model.safetensors").chmod(0o644)

@@ -347,7 +347,9 @@ def linear_cross_entropy_grad(x, weight, target, g, need_x, need_weight, **attrs
 
 
 @op
-def adamw_update(p, g, m, v, lr, step, grad_scale=None, *, beta1, beta2, eps, weight_decay, decoupled):
+def adamw_update(p, g, m, v, lr, step, grad_scale=None, skip=None, *, beta1, beta2, eps, weight_decay, decoupled):
+    if skip is not None and skip.item():
+        return p, m, v
     parameter = p.clone().requires_grad_()
     parameter.grad = g if grad_scale is None else g * grad_scale
     optimizer = (torch.optim.AdamW if decoupled else torch.optim.Adam)(

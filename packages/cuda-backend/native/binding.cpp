@@ -125,8 +125,10 @@ Napi::Object infoOf(Napi::Env env, const lazuli::ExecutableInfo& info) {
   for (uint32_t i = 0; i < info.kernels.size(); i++) {
     Napi::HandleScope scope(env);
     const lazuli::KernelInfo& kernel = info.kernels[i];
-    auto entry = numbersOf(
-        env, {{"node", double(kernel.node)}, {"bytes", double(kernel.bytes)}, {"flops", kernel.flops}});
+    auto entry = numbersOf(env, {{"node", double(kernel.node)},
+                                 {"bytes", double(kernel.bytes)},
+                                 {"flops", kernel.flops},
+                                 {"scratchBytes", double(kernel.scratchBytes)}});
     entry.Set("label", Napi::String::New(env, kernel.label));
     kernels.Set(i, entry);
   }

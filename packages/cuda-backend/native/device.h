@@ -26,6 +26,7 @@ struct KernelInfo {
   int64_t node = -1;
   size_t bytes = 0;  // read and written
   double flops = 0;
+  size_t scratchBytes = 0;
 };
 
 struct ExecutableInfo {

@@ -1,11 +1,11 @@
 #include "executable.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <new>
 
 #include "collectives/bucket.h"
+#include "parallel.h"
 #include "schedule.h"
 
 namespace lazuli {
@@ -87,7 +87,8 @@ void Executable::makeInfo(bool withText) {
     for (ValueId v : step.writes) bytes += lowered_.values[v].bytes();
     // The times of a start and a wait are not those of what is moved.
     const bool isWhole = step.transfer == Transfer::none;
-    info_.kernels.push_back({step.made.label, step.node, isWhole ? bytes : 0, isWhole ? step.made.flops : 0});
+    info_.kernels.push_back({step.made.label, step.node, isWhole ? bytes : 0, isWhole ? step.made.flops : 0,
+                             step.made.scratchBytes});
   }
   if (withText) info_.text = describe(lowered_, plan_);
 }
@@ -195,8 +196,8 @@ void Executable::run(const Memory& memory, const Clock& clock, std::vector<Kerne
     if (times) times->push_back({start, clock.us()});
   }
   for (const auto& copy : plan_.storage.copies) {
-    std::memcpy(memory.outputs[copy.output], frame.resolve(addressOf(copy.from)),
-                lowered_.values[copy.from].bytes());
+    copyBytes(memory.outputs[copy.output], frame.resolve(addressOf(copy.from)),
+              lowered_.values[copy.from].bytes());
   }
 }
 

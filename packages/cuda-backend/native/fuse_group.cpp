@@ -186,8 +186,10 @@ class Grouper {
     streams.insert(streams.end(), from.streams.begin(), from.streams.end());
     sortUnique(streams);
     if (streams.size() > kMostStreams) return false;
-    const auto awaited = std::count_if(streams.begin(), streams.end(),
-                                       [&](ValueId value) { return fusion_.roleOf(value) == Role::library; });
+    // What a barrier passes on was there before.
+    const auto awaited = std::count_if(streams.begin(), streams.end(), [&](ValueId value) {
+      return fusion_.roleOf(value) == Role::library && fusion_.producer(value).op != Op::barrier;
+    });
     if (static_cast<size_t>(awaited) > kMostAwaited) return false;
     std::vector<int64_t> boundaries;
     std::set_union(into.boundaries.begin(), into.boundaries.end(), from.boundaries.begin(),

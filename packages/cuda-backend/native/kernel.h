@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,12 @@
 namespace lazuli {
 
 class Communicator;
+struct FusedSpec;
+struct MatmulSpec;
+namespace cuda {
+class Stream;
+struct Fault;
+}  // namespace cuda
 
 /// Buffers of one call. `reads` are base addresses: a kernel applies the Layouts it was made with.
 struct KernelArgs {
@@ -17,15 +24,20 @@ struct KernelArgs {
   std::byte* const* writes;
   std::byte* scratch;                    // 64-byte aligned, `scratchBytes` long, undefined content
   Communicator* communicator = nullptr;  // to the other devices; null where there are none
+  cuda::Stream* stream = nullptr;        // of a kernel of CUDA: what it is launched on
 };
 
 /// A compiled piece of work with every shape known. `run` may use every thread of the device (parallel.h),
 /// and several devices may be in it at once: what changes in a run lives in `args`. It throws ProgramError
-/// for what only data can show (an index out of range).
+/// for what only data can show (an index out of range). A kernel of CUDA (made by cuda::kernels()) has the
+/// GPU's addresses in `args`, and `run` puts it on the stream and returns; what data shows it leaves in the
+/// stream's Fault (cuda/stream.h).
 class Kernel {
  public:
   virtual ~Kernel() = default;
   virtual void run(const KernelArgs& args) const = 0;
+  /// What a fault that this kernel left says to a user.
+  virtual std::string faultText(const cuda::Fault&) const { return ""; }
 };
 
 /// A kernel and what the planner must know of it.
@@ -49,16 +61,37 @@ struct KernelRequest {
   std::vector<TensorType> results;
 };
 
-/// A library kernel's entry: kernels/registry.cpp holds the table by Op.
+/// A library kernel's entry: kernels/registry.cpp and cuda/registry.cpp hold the tables by Op.
 struct KernelEntry {
   MadeKernel (*make)(const KernelRequest& request);
   /// Whether the kernel reads operand `index` in this layout; where not, the lowering copies it dense first.
   /// Null: dense only.
   bool (*accepts)(const Node& node, size_t index, const Layout& layout) = nullptr;
+  /// Whether one kernel may do what `next` asks for along with `group`, nodes of the op that come before it.
+  /// Null: never.
+  bool (*joins)(std::span<const KernelRequest> group, const KernelRequest& next) = nullptr;
+  /// That kernel: it reads and writes what the requests do, one after the other.
+  MadeKernel (*makeAll)(std::span<const KernelRequest> group) = nullptr;
 };
 
 /// The entry of a library op; null where the CPU has no kernel for it.
 const KernelEntry* findKernel(Op op);
+
+/// Makes the kernels of one kind of device.
+class KernelMaker {
+ public:
+  virtual ~KernelMaker() = default;
+  virtual const char* device() const = 0;  // "the CPU", for messages
+  virtual MadeKernel fused(std::vector<FusedSpec> parts) const = 0;
+  virtual MadeKernel matmul(const MatmulSpec& spec) const = 0;
+  /// Whether the matmul reads this operand as it lies (kernels/matmul.h); else it is copied dense first.
+  virtual bool matmulAccepts(const MatmulSpec& spec, size_t operand) const = 0;
+  /// Null where the device has no kernel for this op.
+  virtual const KernelEntry* library(Op op) const = 0;
+  /// Whether attention's kernels do ropes (kernels/attention.h).
+  virtual bool attentionTurns() const { return false; }
+};
+const KernelMaker& cpuKernels();
 
 /// Part of a step in a collective that is started and waited for apart (docs/ir.md).
 enum class Transfer : uint8_t { none, start, done };
@@ -95,6 +128,7 @@ struct Lowered {
 
 /// Views folded, elementwise chains and reductions fused, matmul epilogues chosen, library kernels made.
 /// LAZULI_FUSE=0 makes a kernel per node, to compare against.
-Lowered lower(const Program& program);
+Lowered lower(const Program& program, const KernelMaker& maker);
+inline Lowered lowerForCpu(const Program& program) { return lower(program, cpuKernels()); }
 
 }  // namespace lazuli

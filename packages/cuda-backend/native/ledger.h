@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <unordered_map>
 
@@ -13,11 +14,11 @@ namespace lazuli {
 /// changes.
 class Ledger {
  public:
-  using Lower = Lowered (*)(const Program& program);
+  using Lower = std::function<Lowered(const Program& program)>;
 
   /// For programs over meshes of `deviceCount` devices, which are all asked the same.
   Ledger(const DeviceOptions& options, Lower lower, int deviceCount = 1)
-      : options_(options), lower_(lower), deviceCount_(deviceCount) {}
+      : options_(options), lower_(std::move(lower)), deviceCount_(deviceCount) {}
 
   ExecutableId compile(std::span<const uint32_t> words, bool withText);
   const std::shared_ptr<Executable>& executable(ExecutableId id) const;

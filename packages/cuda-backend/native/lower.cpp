@@ -1,5 +1,6 @@
 #include "lower.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 
@@ -19,7 +20,8 @@ std::string dims(const Dims& shape) {
 
 class Lowering {
  public:
-  Lowering(const Program& program, bool fuse) : program_(program), fusion_(program, fuse) {
+  Lowering(const Program& program, bool fuse, const KernelMaker& maker)
+      : program_(program), maker_(maker), fusion_(program, fuse) {
     for (const Program::Value& value : program.values) lowered_.values.push_back(value.type);
     for (const Node& node : program.nodes) {
       if (node.op == Op::collective_done)
@@ -45,6 +47,7 @@ class Lowering {
         throw;
       }
     }
+    flush();
     node_ = -1;
     for (ValueId output : program_.outputs) lowered_.outputs.push_back(inMemory(output));
     return std::move(lowered_);
@@ -53,6 +56,7 @@ class Lowering {
  private:
   void add(const Unit& unit) {
     const Node& node = fusion_.node(unit.nodes[0]);
+    if (unit.role != Role::library || readsOpen(node)) flush();
     switch (unit.role) {
       case Role::fused:
         return addFused(emitFused(fusion_, unit), "fused", unit.space);
@@ -75,7 +79,7 @@ class Lowering {
       if (!detail.empty()) detail += "; ";
       detail += describe(part);
     }
-    MadeKernel made = makeFused(std::move(unit.parts));
+    MadeKernel made = maker_.fused(std::move(unit.parts));
     made.label = std::string(label) + " " + name(program_.type(unit.writes[0]).dtype) + " " + dims(space);
     constexpr size_t kMostLabel = 120;
     if (detail.size() <= kMostLabel) made.label += ": " + detail;
@@ -107,7 +111,7 @@ class Lowering {
     spec.stores = {{0, 0, Layout::dense({layout.dtype, layout.shape})}};
     std::vector<FusedSpec> parts;
     parts.push_back(std::move(spec));
-    MadeKernel made = makeFused(std::move(parts));
+    MadeKernel made = maker_.fused(std::move(parts));
     made.label = std::string("copy ") + name(layout.dtype) + " " + dims(layout.shape);
     push(std::move(made), {base}, {entry->second});
     return entry->second;
@@ -122,8 +126,10 @@ class Lowering {
   }
 
   void addLibrary(const Node& node) {
-    const KernelEntry* entry = findKernel(node.op);
-    if (!entry) throw ProgramError(std::string(info(node.op).name) + ": the CPU has no kernel for this op");
+    const KernelEntry* entry = maker_.library(node.op);
+    if (!entry)
+      throw ProgramError(std::string(info(node.op).name) + ": " + maker_.device() +
+                         " has no kernel for this op");
     KernelRequest request{node, {}, {}};
     std::vector<ValueId> reads;
     for (size_t k = 0; k < node.operands.size(); k++) {
@@ -138,13 +144,42 @@ class Lowering {
       request.operands.push_back(std::move(layout));
     }
     for (ValueId result : node.results) request.results.push_back(program_.type(result));
-    MadeKernel made = entry->make(request);
+    if (!open_.requests.empty() && !(open_.entry == entry && entry->joins(open_.requests, request))) flush();
+    open_.entry = entry;
+    open_.requests.push_back(std::move(request));
+    open_.reads.insert(open_.reads.end(), reads.begin(), reads.end());
+    open_.writes.insert(open_.writes.end(), node.results.begin(), node.results.end());
+    open_.node = node_;
+    if (!entry->joins) flush();
+  }
+
+  /// Whether the node needs what requests that are still open give.
+  bool readsOpen(const Node& node) const {
+    return std::any_of(node.operands.begin(), node.operands.end(), [&](ValueId operand) {
+      return std::find(open_.writes.begin(), open_.writes.end(), fusion_.sources[operand].base) !=
+             open_.writes.end();
+    });
+  }
+
+  /// Makes one kernel of the open requests.
+  void flush() {
+    if (open_.requests.empty()) return;
+    const Open open = std::move(open_);
+    open_ = {};
+    const Node& node = open.requests.back().node;
+    MadeKernel made =
+        open.requests.size() == 1 ? open.entry->make(open.requests[0]) : open.entry->makeAll(open.requests);
     if (made.label.empty()) made.label = info(node.op).name;
+    std::vector<bool> dense;
+    for (const KernelRequest& request : open.requests)
+      for (const Layout& layout : request.operands) dense.push_back(layout.isDense());
     // Written over in place, a strided view would lose elements it has yet to read.
-    std::erase_if(made.inPlace, [&](const auto& pair) { return !request.operands[pair.second].isDense(); });
+    std::erase_if(made.inPlace, [&](const auto& pair) { return !dense[pair.second]; });
     const bool isDone = node.op == Op::collective_done;
     const auto bucket = made.communicates ? started_.find(node.results[0]) : started_.end();
-    push(std::move(made), std::move(reads), node.results);
+    const int64_t at = std::exchange(node_, open.node);
+    push(std::move(made), open.reads, open.writes);
+    node_ = at;
     Step& step = lowered_.steps.back();
     if (isDone) step.transfer = Transfer::done;
     if (bucket == started_.end()) return;
@@ -172,12 +207,12 @@ class Lowering {
     }
     Layout* layouts[] = {&spec.a, &spec.b, spec.bias ? &*spec.bias : nullptr};
     for (size_t k = 0; k < reads.size(); k++) {
-      if (matmulAccepts(spec, k)) continue;
+      if (maker_.matmulAccepts(spec, k)) continue;
       reads[k] = copied(reads[k], *layouts[k]);
       *layouts[k] = Layout::dense({layouts[k]->dtype, layouts[k]->shape});
     }
     if (unit.residual) reads.push_back(*unit.residual);
-    push(makeMatmul(spec), std::move(reads), {unit.result});
+    push(maker_.matmul(spec), std::move(reads), {unit.result});
   }
 
   /// The bias as the vector along the last dim that it is, whatever dims of size 1 it has besides.
@@ -186,9 +221,19 @@ class Lowering {
     return {layout.dtype, {length}, {layout.strides.back()}, layout.offset};
   }
 
+  /// Library nodes that one kernel is to carry out.
+  struct Open {
+    const KernelEntry* entry = nullptr;
+    std::vector<KernelRequest> requests;
+    std::vector<ValueId> reads, writes;
+    int64_t node = -1;
+  };
+
   const Program& program_;
+  const KernelMaker& maker_;
   Fusion fusion_;
   Lowered lowered_;
+  Open open_;
   int64_t node_ = -1;
   std::map<std::vector<int64_t>, ValueId> copies_;
   std::map<ValueId, int64_t> started_;  // results of collectives that are only started: their buckets
@@ -196,14 +241,15 @@ class Lowering {
 
 }  // namespace
 
-Lowered lower(const Program& program, bool fuse) {
-  const std::optional<Program> absorbed = fuse ? absorbRopes(program) : std::nullopt;
-  return Lowering(absorbed ? *absorbed : program, fuse).run();
+Lowered lower(const Program& program, bool fuse, const KernelMaker& maker) {
+  const std::optional<Program> absorbed =
+      fuse && maker.attentionTurns() ? absorbRopes(program) : std::nullopt;
+  return Lowering(absorbed ? *absorbed : program, fuse, maker).run();
 }
 
-Lowered lower(const Program& program) {
+Lowered lower(const Program& program, const KernelMaker& maker) {
   const char* text = std::getenv("LAZULI_FUSE");
-  return lower(program, !text || std::string(text) != "0");
+  return lower(program, !text || std::string(text) != "0", maker);
 }
 
 std::string describe(const Lowered& lowered) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <system_error>
@@ -226,6 +227,14 @@ void parallelTasks(int64_t tasks, int threads, FunctionRef<void(int64_t, int)> b
   runPieces(std::min<int64_t>(threads, tasks), [&](int64_t thread) {
     for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
       body(task, static_cast<int>(thread));
+  });
+}
+
+void copyBytes(std::byte* to, const std::byte* from, size_t bytes) {
+  constexpr int64_t kGrain = 1 << 18;
+  if (to == from) return;
+  parallelFor(static_cast<int64_t>(bytes), kGrain, [&](int64_t begin, int64_t end) {
+    std::memcpy(to + begin, from + begin, static_cast<size_t>(end - begin));
   });
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -56,5 +57,8 @@ void parallelRegion(FunctionRef<void(int, int)> body);
 /// Calls `body(task, thread)` for each task of [0, tasks), dynamically, on up to `threads` threads, numbered
 /// from 0: a thread's number finds memory of its own. The same exception rule.
 void parallelTasks(int64_t tasks, int threads, FunctionRef<void(int64_t, int)> body);
+
+/// Copies what does not overlap on every thread of the pool; nothing where both are one place.
+void copyBytes(std::byte* to, const std::byte* from, size_t bytes);
 
 }  // namespace lazuli

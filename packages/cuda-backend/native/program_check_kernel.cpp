@@ -163,12 +163,15 @@ Types linearCrossEntropyTypes(const NodeCheck& check) {
 Types adamwTypes(const NodeCheck& check) {
   const TensorType &p = check[0], &g = check[1];
   check.requireFloat(0);
-  check.require(g.dtype == p.dtype || g.dtype == DType::f32, "g must be of p's dtype or float32");
+  const bool isHalf = g.dtype == DType::bf16 || g.dtype == DType::f16;
+  check.require(g.dtype == p.dtype || g.dtype == DType::f32 || (p.dtype == DType::f32 && isHalf),
+                "g must be of p's dtype or float32, or half beside a float32 p");
   check.requireType(1, g.dtype, p.shape);
   TensorType moment{DType::f32, p.shape};
   check.requireSameType(2, moment);
   check.requireSameType(3, moment);
-  for (size_t i = 4; i < check.operandCount(); i++) check.requireType(i, DType::f32, {});
+  for (size_t i = 4; i < check.operandCount(); i++)
+    check.requireType(i, i == 7 ? DType::boolean : DType::f32, {});
   return {p, moment, moment};
 }
 

@@ -25,6 +25,8 @@ export interface KernelInfo {
   /** Read and written. */
   readonly bytes: number;
   readonly flops: number;
+  /** Of the arena, while it runs. */
+  readonly scratchBytes: number;
 }
 
 export interface DeviceStats {

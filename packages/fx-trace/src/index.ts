@@ -1,5 +1,6 @@
 export { autocastPass, withAutocast } from "./autocast.js";
 export * from "./close.js";
+export { bytesOf, computeSeconds, flopsOf } from "./cost.js";
 export * from "./dtype.js";
 export * from "./encode.js";
 export * from "./errors.js";
@@ -30,7 +31,14 @@ export { decompose } from "./passes/decompose.js";
 export { foldConstants } from "./passes/fold.js";
 export { foldGradScale } from "./passes/fold_grad_scale.js";
 export { fuseLinearCrossEntropy } from "./passes/fuse_linear_cross_entropy.js";
+export { type LiveBytes, liveBytes } from "./passes/live_bytes.js";
 export { type Pass, type PassReport, type RunPassesOptions, runPasses } from "./passes/pass.js";
+export {
+  type Rematerialized,
+  type RematOptions,
+  rematerialize,
+  rematSteps,
+} from "./passes/rematerialize.js";
 export { type Rule, type Rules, rewrite } from "./passes/rewrite.js";
 export { simplify } from "./passes/simplify.js";
 export { standardPasses } from "./passes/standard.js";

@@ -227,7 +227,47 @@ describe("foldGradScale", () => {
     kept(`%h = mul(%g, %s)\n${update("%h")}\noutputs %q, %h`);
     kept(`%h = mul(%g, %s)\n${update("%h")}\n%n = neg(%h)\noutputs %q, %n`);
     kept(`%h = mul(%g, %k)\n${update("%h")}\noutputs %q`);
-    kept(`%h = mul(%g, %s)\n${update("%h", ", %s")}\noutputs %q`);
+    kept(`${update("%g", ", %s")}\noutputs %q`);
+  });
+
+  it("multiplies a scale that the update has", () => {
+    const before = (scale: string): string => `%h = mul(%g, %s)\n${update("%h", scale)}\noutputs %q`;
+    folded(
+      `${inputs}; %r float32[]`,
+      before(", %r"),
+      `%f = mul(%r, %s)\n${update("%g", ", %f")}\noutputs %q`,
+    );
+    const one = "%one = full() {value=1, shape=[], dtype=float32}\n";
+    folded(
+      `${inputs}; %b bool[]`,
+      `${one}${before(", %one, %b")}`,
+      `${update("%g", ", %s, %b")}\noutputs %q`,
+    );
+  });
+
+  it("works where reductions read the scaled gradient too", () => {
+    const norm = "%n = square(%h)\n%z = sum(%n) {dims=[0], keepdim=false}\n";
+    const test = "%f = isfinite(%h)\n%y = min(%f) {dims=[0], keepdim=false}\n";
+    folded(
+      inputs,
+      `%h = mul(%g, %s)\n${norm}${test}${update("%h")}\noutputs %q, %z, %y`,
+      `%h = mul(%g, %s)\n${norm}${test}${update("%g", ", %s")}\noutputs %q, %z, %y`,
+    );
+    const shown = `%h = mul(%g, %s)\n${norm}%f = isfinite(%h)\n${update("%h")}\noutputs %q, %z, %f`;
+    folded(inputs, shown, shown);
+  });
+
+  it("gives a half gradient as it is, but a product's in float32", () => {
+    const half = inputs.replace("%g float32", "%g bfloat16");
+    const cast = "{dtype=float32}";
+    folded(
+      half,
+      `%h = cast(%g) ${cast}\n%i = mul(%h, %s)\n${update("%i")}\noutputs %q`,
+      `${update("%g", ", %s")}\noutputs %q`,
+    );
+    const dot = "{lhs_contract=[0], rhs_contract=[0], lhs_batch=[], rhs_batch=[]}";
+    const product = `%d = dot_general(%x, %g) ${dot}\n%h = cast(%d) ${cast}\n${update("%h")}\noutputs %q`;
+    folded(`${half}; %x bfloat16[4, 4]`, product, product);
   });
 });
 

@@ -13,10 +13,11 @@ import {
 } from "@lazuli/fx-trace";
 import type { Dims } from "@lazuli/sharding";
 import type { Events } from "./events.js";
-import { type MeshEnds, partitionForMesh } from "./mesh_program.js";
+import { keepMeshInputs, type MeshEnds, partitionForMesh } from "./mesh_program.js";
 import type { EngineOptions } from "./options.js";
-import { placeError } from "./place_error.js";
+import { type Place, placeError } from "./place_error.js";
 import { type CachedProgram, explainMiss, type ProgramSummary, summarize } from "./program_cache.js";
+import { type Planned, planWithin } from "./remat_budget.js";
 
 /** A recorded program that no compiled one answers. */
 export interface RecordedProgram {
@@ -32,6 +33,11 @@ export interface RecordedProgram {
   readonly ends: MeshEnds | null;
   /** The program run last, for saying why this one is compiled. */
   readonly previous: ProgramSummary | null;
+}
+
+interface PlannedProgram extends Planned {
+  readonly places: readonly Place[];
+  readonly compiled: ReturnType<NativeDevice["compile"]>;
 }
 
 /** From recorded nodes to an executable: passes, the partition for a mesh, encoding, the device's own compiler. */
@@ -51,32 +57,36 @@ export class ProgramCompiler {
     const made = nodes.filter((node) => node.storage === null);
     const summary = summarize(made, roots, inputs, isDonated);
     const started = performance.now();
-    const { graph, outputLayouts } = this.lower(number, closeGraph(nodes, roots, inputs), ends);
+    const lowered = this.lower(number, closeGraph(nodes, roots, inputs), ends);
+    const { outputLayouts } = lowered;
     const passed = performance.now();
-    const isInput = (node: Node): boolean => node.op.code === inputOp.code;
-    const compiledNodes = graph.nodes.filter((node) => !isInput(node));
-    const encoded = encodeNodes(compiledNodes, graph.outputs, {
-      isInput,
-      inputs: graph.inputs,
-      isDonated: (_, index) => isDonated(inputs[index]),
-    });
-    const places = compiledNodes.map((node) => ({ op: node.op.name, scope: node.scope }));
-    let compiled: ReturnType<NativeDevice["compile"]>;
-    try {
-      compiled = this.device.compile(encoded.words, this.options.wantText);
-    } catch (error) {
-      throw placeError(error, places);
+    const donated = (index: number): boolean => isDonated(inputs[index]);
+    const plan = (each: Graph): PlannedProgram => this.plan(each, donated);
+    const { remat, memoryBudgetBytes } = this.options;
+    const {
+      graph,
+      planned,
+      remat: again,
+    } = remat === "none"
+      ? { graph: lowered.graph, planned: plan(lowered.graph), remat: null }
+      : planWithin(lowered.graph, memoryBudgetBytes, plan);
+    const { places, compiled } = planned;
+    if (again) {
+      keepMeshInputs(lowered.graph, graph);
+      const ms = performance.now() - passed;
+      this.events.pass$.next({ program: number, pass: "rematerialize", ms, graph });
     }
     this.events.compile$.next({
       program: number,
       hash,
       recordedNodes: made.length,
-      compiledNodes: compiledNodes.length,
+      compiledNodes: places.length,
       reason: explainMiss(previous, summary),
       passesMs: passed - started,
       nativeMs: performance.now() - passed,
       info: compiled.info,
       graph,
+      remat: again,
     });
     return {
       number,
@@ -88,6 +98,27 @@ export class ProgramCompiler {
       outputLayouts,
       graph: ends ? graph : null,
     };
+  }
+
+  /** Encodes the graph and has the device compile it. */
+  private plan(graph: Graph, isDonated: (index: number) => boolean): PlannedProgram {
+    const isInput = (node: Node): boolean => node.op.code === inputOp.code;
+    const nodes = graph.nodes.filter((node) => !isInput(node));
+    const encoded = encodeNodes(nodes, graph.outputs, {
+      isInput,
+      inputs: graph.inputs,
+      isDonated: (_, index) => isDonated(index),
+    });
+    const places = nodes.map((node) => ({ op: node.op.name, scope: node.scope }));
+    try {
+      const compiled = this.device.compile(encoded.words, this.options.wantText);
+      const release = (): void => this.device.release(compiled.id);
+      const { arenaBytes, kernels } = compiled.info;
+      const scratch = new Map(kernels.map((kernel) => [nodes[kernel.node], kernel.scratchBytes]));
+      return { places, compiled, arenaBytes, scratchBytes: (node) => scratch.get(node) ?? 0, release };
+    } catch (error) {
+      throw placeError(error, places);
+    }
   }
 
   private lower(

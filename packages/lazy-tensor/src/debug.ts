@@ -12,10 +12,13 @@ const print = (line: string): void => {
 const megabytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MB`;
 
 function printCompile(event: CompileEvent): void {
-  const { info } = event;
+  const { info, remat } = event;
+  const again = remat
+    ? ` (${remat.withoutBytes === null ? "over the limit" : megabytes(remat.withoutBytes)} before ${remat.recomputed} nodes were computed again)`
+    : "";
   print(
     `compile #${event.program}: ${event.recordedNodes} nodes recorded, ${event.compiledNodes} compiled, ${info.kernels.length} kernels; ` +
-      `passes ${event.passesMs.toFixed(1)} ms, native ${event.nativeMs.toFixed(1)} ms; arena ${megabytes(info.arenaBytes)}. ` +
+      `passes ${event.passesMs.toFixed(1)} ms, native ${event.nativeMs.toFixed(1)} ms; arena ${megabytes(info.arenaBytes)}${again}. ` +
       `Why: ${event.reason}`,
   );
 }

@@ -10,3 +10,24 @@ export class FileFormatError extends LazuliError {}
 export class StateDictError extends LazuliError {}
 /** What cannot be exported, or an exported program called with what it was not exported for. */
 export class ExportError extends LazuliError {}
+
+const megabytes = (bytes: number): string =>
+  bytes < 1e6 ? `${bytes} bytes` : `${(bytes / 1e6).toFixed(1)} MB`;
+
+/** A program whose intermediate values do not fit into `memoryBudgetBytes`, whatever is computed again. */
+export class MemoryBudgetError extends LazuliError {
+  constructor(
+    readonly budgetBytes: number,
+    /** The smallest peak of intermediate values that recomputing reaches: a budget that could be met. */
+    readonly smallestBytes: number,
+    /** The peak with nothing computed again; null where the device's own limit refuses that. */
+    readonly withoutBytes: number | null,
+  ) {
+    super(
+      "remat",
+      `memoryBudgetBytes is ${budgetBytes} (${megabytes(budgetBytes)}), but the program's intermediate values take at least ` +
+        `${smallestBytes} (${megabytes(smallestBytes)})` +
+        (withoutBytes === null ? "" : `, and ${megabytes(withoutBytes)} with nothing computed again`),
+    );
+  }
+}

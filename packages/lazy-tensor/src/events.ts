@@ -1,6 +1,7 @@
 import type { ExecutableInfo, KernelTime } from "@lazuli/cuda-backend";
 import type { Graph } from "@lazuli/fx-trace";
 import { Subject } from "rxjs";
+import type { RematSummary } from "./remat_budget.js";
 
 export interface CompileEvent {
   /** Rises by one a compile. */
@@ -15,6 +16,8 @@ export interface CompileEvent {
   readonly info: ExecutableInfo;
   /** The graph that was compiled. */
   readonly graph: Graph;
+  /** What is computed again to stay within `memoryBudgetBytes`; null where nothing is. */
+  readonly remat: RematSummary | null;
 }
 
 export interface StepEvent {

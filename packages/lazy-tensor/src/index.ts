@@ -73,7 +73,7 @@ export type { Dims } from "./methods/reduction.js";
 export * as F from "./nn/functional.js";
 export * as nn from "./nn/index.js";
 export * as optim from "./optim/index.js";
-export { type EngineOptions, TOKENS } from "./options.js";
+export { type EngineOptions, type Remat, TOKENS } from "./options.js";
 export { treeLeaves, treeMap } from "./pytree.js";
 export { checkpoint } from "./remat.js";
 export {

@@ -77,6 +77,12 @@ function refined(graph: Graph, mesh: Mesh): Graph {
 /** Of programs of one device, and what they were on the way there. */
 const inputsOf = new WeakMap<Graph, { readonly mesh: Mesh; readonly inputs: readonly Dims[] }>();
 
+/** `to` is another form of the partitioned program `from`: its inputs lie as they did. */
+export function keepMeshInputs(from: Graph, to: Graph): void {
+  const laid = inputsOf.get(from);
+  if (laid) inputsOf.set(to, laid);
+}
+
 /** How the inputs of a partitioned program lie; null for any other graph. */
 export const meshInputs = (graph: Graph): { mesh: Mesh; inputs: readonly Dims[] } | null =>
   inputsOf.get(graph) ?? null;

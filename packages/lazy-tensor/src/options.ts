@@ -22,6 +22,23 @@ export interface EngineOptions {
   readonly bucketBytes: number;
   /** Blocks whose parameters are gathered ahead of their use; `fullyShard` may change it. */
   readonly prefetch: number;
+  /** Whether values are computed again in backward instead of being kept: "auto" where a program needs it to meet the budget. */
+  readonly remat: Remat;
+  /** With `remat: "auto"`: most bytes of a program's intermediate values, its planned arena, on each device. */
+  readonly memoryBudgetBytes: number;
+}
+
+export type Remat = "none" | "auto";
+
+/** Throws ValueError for another `remat`, or for "auto" without a budget of whole bytes above 0. */
+export function checkRemat({ remat, memoryBudgetBytes }: EngineOptions): void {
+  if (remat !== "none" && remat !== "auto")
+    throw new ValueError("configure", `remat must be "none" or "auto", got ${JSON.stringify(remat)}`);
+  if (remat === "auto" && !(Number.isSafeInteger(memoryBudgetBytes) && memoryBudgetBytes > 0))
+    throw new ValueError(
+      "configure",
+      `remat: "auto" needs memoryBudgetBytes, a whole number above 0, got ${memoryBudgetBytes}`,
+    );
 }
 
 /** How collectives are placed: of the programs compiled from now on. */

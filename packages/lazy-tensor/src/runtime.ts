@@ -6,7 +6,7 @@ import { attachDebug, debugLevel } from "./debug.js";
 import { Engine } from "./engine.js";
 import { Events } from "./events.js";
 import { catchErrors, isRank } from "./job.js";
-import { type EngineOptions, TOKENS } from "./options.js";
+import { checkRemat, type EngineOptions, TOKENS } from "./options.js";
 
 export type DeviceName = "cpu" | "null";
 
@@ -32,7 +32,7 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
   const container = root.createChildContainer();
   const events = new Events();
   container.registerInstance(TOKENS.events, events);
-  container.registerInstance<EngineOptions>(TOKENS.options, {
+  const engineOptions: EngineOptions = {
     cacheCapacity: 64,
     pendingLimit: 200_000,
     seed: 0,
@@ -43,8 +43,12 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
     overlap: process.env.LAZULI_OVERLAP !== "0",
     bucketBytes: overlapDefaults.bucketBytes,
     prefetch: overlapDefaults.prefetch,
+    remat: "none",
+    memoryBudgetBytes: 0,
     ...engine,
-  });
+  };
+  checkRemat(engineOptions);
+  container.registerInstance<EngineOptions>(TOKENS.options, engineOptions);
   container.register(TOKENS.device, {
     useFactory: instanceCachingFactory(() => {
       const name = device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu";

@@ -154,3 +154,18 @@ describe("checkpoint", () => {
     near(divided.losses, plain.losses);
   });
 });
+
+describe('remat: "auto"', () => {
+  it("trains to the same bits with LayerNorm, GELU and dropout, in a smaller arena", async () => {
+    const plain = await trained((fn) => fn, { layers: 6, rows: 512 });
+    for (const share of [0.8, 0.6, 0.5]) {
+      const memoryBudgetBytes = Math.floor(plain.arena * share);
+      use({ remat: "auto", memoryBudgetBytes });
+      const again = await trained((fn) => fn, { layers: 6, rows: 512 });
+      expect(again.losses).toEqual(plain.losses);
+      expect(again.weights).toEqual(plain.weights);
+      expect(again.arena).toBeLessThanOrEqual(memoryBudgetBytes);
+      expect(again.last.remat?.recomputed).toBeGreaterThan(0);
+    }
+  });
+});

@@ -1,5 +1,5 @@
-import { dce, formatType, type Graph, isTransfer, type Node, sizeOf } from "@lazuli/fx-trace";
-import { flopsOf, sentBytes } from "./cost.js";
+import { dce, flopsOf, formatType, type Graph, isTransfer, type Node, sizeOf } from "@lazuli/fx-trace";
+import { sentBytes } from "./cost.js";
 import type { Mesh } from "./mesh.js";
 
 /** Collectives of one kind that a program runs at one place. */

@@ -1,5 +1,4 @@
-import { type Graph, groupSize, isTransfer, type Node, sizeOf } from "@lazuli/fx-trace";
-import { computeSeconds } from "./cost.js";
+import { computeSeconds, type Graph, groupSize, isTransfer, type Node, sizeOf } from "@lazuli/fx-trace";
 
 const views = new Set(["reshape", "transpose", "broadcast_to", "slice", "flip", "detach", "result"]);
 

@@ -12,7 +12,7 @@ namespace lazuli {
 /// the one ledger and copies what it brings; each device's worker holds its buffers and does its part.
 class CpuDevice final : public Device {
  public:
-  explicit CpuDevice(const DeviceOptions& options, Ledger::Lower lower = lazuli::lower);
+  explicit CpuDevice(const DeviceOptions& options, Ledger::Lower lower = lowerForCpu);
   ~CpuDevice() override;
 
   ExecutableId compile(std::span<const uint32_t> words, bool withText) override;

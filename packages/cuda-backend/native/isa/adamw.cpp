@@ -38,10 +38,10 @@ void update(const AdamwTable::Work& work) {
 
 const AdamwTable& adamwTable() {
   static constexpr AdamwTable table = {
-      {{update<float, float>, update<float, float>},
-       {update<double, double>, update<double, float>},
-       {update<BFloat16, BFloat16>, update<BFloat16, float>},
-       {update<Float16, Float16>, update<Float16, float>}},
+      {{update<float, float>, nullptr, update<float, BFloat16>, update<float, Float16>},
+       {update<double, float>, update<double, double>},
+       {update<BFloat16, float>, nullptr, update<BFloat16, BFloat16>},
+       {update<Float16, float>, nullptr, nullptr, update<Float16, Float16>}},
   };
   return table;
 }

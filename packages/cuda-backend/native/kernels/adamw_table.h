@@ -25,8 +25,8 @@ struct AdamwTable {
     double rootScale;  // 1 / sqrt(1 - beta2^step)
     double eps;
   };
-  /// By the code of p's float DType, and whether g is float32 (else of p's dtype).
-  void (*update[4][2])(const Work& work);
+  /// By the codes of p's and g's float DTypes; null where they do not go together.
+  void (*update[4][4])(const Work& work);
 };
 LAZULI_DECLARE_ISA(AdamwTable, adamwTable)
 

@@ -5,6 +5,7 @@
 
 #include "collectives/communicator.h"
 #include "kernels/rows.h"
+#include "parallel.h"
 
 namespace lazuli {
 namespace {
@@ -53,9 +54,8 @@ MadeKernel madeOf(const Site& site, Run run) {
   made.label = site.label;
   const size_t bytes = site.bytes();
   if (site.size() == 1 || bytes == 0) {
-    made.kernel = kernelOf([bytes](const KernelArgs& args) {
-      if (args.writes[0] != args.reads[0] && bytes > 0) std::memcpy(args.writes[0], args.reads[0], bytes);
-    });
+    made.kernel =
+        kernelOf([bytes](const KernelArgs& args) { copyBytes(args.writes[0], args.reads[0], bytes); });
     made.inPlace = {{0, 0}};
     return made;
   }
@@ -191,7 +191,7 @@ MadeKernel makeSame(const KernelRequest& request) {
   MadeKernel made;
   made.label = label(info(request.node.op).name, request.operands[0]);
   made.kernel = kernelOf([bytes = request.results[0].bytes()](const KernelArgs& args) {
-    if (args.writes[0] != args.reads[0] && bytes > 0) std::memcpy(args.writes[0], args.reads[0], bytes);
+    copyBytes(args.writes[0], args.reads[0], bytes);
   });
   made.inPlace = {{0, 0}};
   return made;

@@ -34,6 +34,8 @@ constexpr DType dtypeOf(Lane lane) {
 // How far ahead lines are asked for, where strides too long defeat the processor's own prefetching.
 constexpr int64_t kBlocksAhead = 2;
 constexpr int64_t kRunsAhead = 16;
+// The processor's own prefetching begins anew at every page.
+constexpr int64_t kBytesAhead = 8192;
 
 }  // namespace
 
@@ -187,6 +189,10 @@ void TileEngine::load(const TileStep& step, int64_t start, int64_t n) {
   const auto fn = table_.load[static_cast<int>(access.dtype)];
   if (std::byte* from = contiguous(access, step.access, start, n)) {
     // In its lane's own type a value is read where it lies.
+    if (access.linear && plan_.spec.stores.empty()) {
+      const int64_t bytes = n * static_cast<int64_t>(sizeBytes(access.dtype));
+      for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(from + kBytesAhead + line);
+    }
     if (access.dtype != DType::bf16 && access.dtype != DType::f16) {
       values_[step.value] = from;
     } else {

@@ -4,8 +4,10 @@
 #include "kernels/collective.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/cumsum.h"
+#include "kernels/fused.h"
 #include "kernels/index.h"
 #include "kernels/linear_cross_entropy.h"
+#include "kernels/matmul.h"
 #include "kernels/norm.h"
 #include "kernels/rope.h"
 #include "kernels/softmax.h"
@@ -84,6 +86,27 @@ const KernelEntry* findKernel(Op op) {
     default:
       return nullptr;
   }
+}
+
+namespace {
+
+class CpuKernels final : public KernelMaker {
+ public:
+  const char* device() const override { return "the CPU"; }
+  MadeKernel fused(std::vector<FusedSpec> parts) const override { return makeFused(std::move(parts)); }
+  MadeKernel matmul(const MatmulSpec& spec) const override { return makeMatmul(spec); }
+  bool matmulAccepts(const MatmulSpec& spec, size_t operand) const override {
+    return lazuli::matmulAccepts(spec, operand);
+  }
+  const KernelEntry* library(Op op) const override { return findKernel(op); }
+  bool attentionTurns() const override { return true; }
+};
+
+}  // namespace
+
+const KernelMaker& cpuKernels() {
+  static const CpuKernels kernels;
+  return kernels;
 }
 
 }  // namespace lazuli

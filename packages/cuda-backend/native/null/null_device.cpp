@@ -13,7 +13,7 @@ class NullDevice final : public Device {
   explicit NullDevice(const DeviceOptions& options)
       : devices_(checkedCount(options)),
         threads_(devices_ == 1 ? 0 : std::max(1, threadCount() / devices_)),
-        ledger_(options, lower, devices_) {}
+        ledger_(options, lowerForCpu, devices_) {}
 
   ExecutableId compile(std::span<const uint32_t> words, bool withText) override {
     ThreadCountScope planned(threads_);

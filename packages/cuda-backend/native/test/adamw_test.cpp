@@ -6,7 +6,9 @@ namespace {
 TEST(Adamw, MatchesTheDefinition) {
   const double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, decay = 0.1, lr = 1e-2f;  // lr is float32
   for (DType dtype : kFloats) {
-    for (DType gradient : {dtype, DType::f32}) {
+    for (DType gradient : {dtype, DType::f32, DType::bf16, DType::f16}) {
+      const bool isHalf = gradient == DType::bf16 || gradient == DType::f16;
+      if (isHalf && gradient != dtype && dtype != DType::f32) continue;
       for (const Dims& shape : {Dims{1}, Dims{17, 3}, Dims{40000}, Dims{0}, Dims{}}) {
         for (int variant = 0; variant < 4; ++variant) {
           const bool decoupled = variant & 1, scaled = variant & 2;
@@ -36,6 +38,25 @@ TEST(Adamw, MatchesTheDefinition) {
           expectClose(out[2], v1);
         }
       }
+    }
+  }
+}
+
+TEST(Adamw, SkipsAStepWhereAsked) {
+  const Dims shape{40000};
+  for (DType dtype : kFloats) {
+    const Array p = Array::random(dtype, shape, 1), g = Array::random(DType::f32, shape, 2);
+    const Array m = Array::random(DType::f32, shape, 3), v = Array::random(DType::f32, shape, 4);
+    for (double skip : {0.0, 1.0}) {
+      const auto out =
+          runKernel(Op::adamw_update, {number(0.9), number(0.95), number(1e-8), number(0.1), flag(true)},
+                    {p, g, m, v, Array::list(DType::f32, {}, {0.5}), Array::list(DType::f32, {}, {3}),
+                     Array::list(DType::f32, {}, {1}), Array::list(DType::boolean, {}, {skip})},
+                    {p.type, m.type, m.type});
+      const Array* old[] = {&p, &m, &v};
+      for (size_t k = 0; k < 3; ++k)
+        for (int64_t i = 0; i < p.type.elements(); i += 999)
+          EXPECT_EQ(out[k].at(i) == old[k]->at(i), skip == 1);
     }
   }
 }

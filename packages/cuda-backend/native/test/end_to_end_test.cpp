@@ -95,7 +95,7 @@ bool survives(const Words& words, std::mt19937& random) {
   try {
     Program program = decode(words);
     if (bytesOf(program) > (size_t{8} << 20)) return false;
-    runApart(program, lower(program), random);
+    runApart(program, lowerForCpu(program), random);
     return true;
   } catch (const ProgramError&) {
     return false;

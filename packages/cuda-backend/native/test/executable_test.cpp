@@ -285,7 +285,7 @@ TEST(Executable, ReportsItsKernelsAndTheirTimes) {
   LoweredWriter w;
   ValueId x = w.input(100), a = w.value(50), b = w.value(25);
   w.step({x, x}, {a}).made.flops = 7;
-  w.step({a, x}, {b});
+  w.step({a, x}, {b}).made.scratchBytes = 48;
   w.output(b);
   Executable executable(std::move(w.lowered), w.donated, 0, true);
   const ExecutableInfo& info = executable.info();
@@ -293,6 +293,8 @@ TEST(Executable, ReportsItsKernelsAndTheirTimes) {
   EXPECT_EQ(info.kernels[0].label, "step 0");
   EXPECT_EQ(info.kernels[0].bytes, 150u);
   EXPECT_EQ(info.kernels[0].flops, 7);
+  EXPECT_EQ(info.kernels[0].scratchBytes, 0u);
+  EXPECT_EQ(info.kernels[1].scratchBytes, 48u);
   EXPECT_EQ(info.kernels[1].node, 1);
   EXPECT_EQ(info.outputBytes, 25u);
   EXPECT_NE(info.text.find("step 1"), std::string::npos);

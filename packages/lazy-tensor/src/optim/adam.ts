@@ -1,4 +1,5 @@
 import { ops } from "@lazuli/fx-trace";
+import { full } from "../creation.js";
 import type { Tensor } from "../tensor.js";
 import { Optimizer, type Params } from "./optimizer.js";
 
@@ -12,8 +13,9 @@ export interface AdamOptions {
 /** Adam's update by one fused op a parameter; `decoupled` decay (AdamW) or decay added to the gradient (Adam). */
 abstract class AdamBase extends Optimizer<AdamOptions> {
   protected abstract readonly decoupled: boolean;
+  protected override readonly skips = true;
 
-  protected update(params: readonly Tensor[], options: AdamOptions, lr: Tensor): void {
+  protected update(params: readonly Tensor[], options: AdamOptions, lr: Tensor, unless: Tensor | null): void {
     const { betas, eps, weightDecay } = options;
     const attrs = {
       beta1: betas[0],
@@ -22,12 +24,13 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
       weight_decay: weightDecay,
       decoupled: this.decoupled,
     };
+    const skip = unless ? [full([], 1).node, unless.node] : []; // behind a scale of the gradient
     for (const param of params) {
       const m = this.state(param, "exp_avg");
       const v = this.state(param, "exp_avg_sq");
       const grad = param.grad as Tensor;
       const update = ops.adamw_update(
-        [param.node, grad.node, m.node, v.node, lr.node, this.stepCount.node],
+        [param.node, grad.node, m.node, v.node, lr.node, this.stepCount.node, ...skip],
         attrs,
       );
       [param, m, v].forEach((target, index) => {

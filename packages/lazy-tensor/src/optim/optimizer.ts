@@ -33,6 +33,8 @@ export abstract class Optimizer<O extends { lr: number }> {
   private readonly rates: readonly Tensor[];
   /** While a step is recorded that may be skipped: what parameters and state were. */
   private before: Map<Tensor, Node> | null = null;
+  /** Whether `update` itself sees to `unless`; where not, parameters and state are chosen after it. */
+  protected readonly skips: boolean = false;
 
   constructor(params: Params<O>, options: O) {
     const list = [...(params as Iterable<Tensor | ({ params: Iterable<Tensor> } & Partial<O>)>)];
@@ -79,12 +81,12 @@ export abstract class Optimizer<O extends { lr: number }> {
   step(unless: Tensor | null = null): void {
     activeTrace?.refuse("optim", "an optimizer takes a step in what is traced: trace the forward alone");
     noGrad(() => {
-      this.before = unless && new Map(this.parameters().map((param) => [param, param.node]));
-      this.before?.set(this.stepCount, this.stepCount.node);
+      this.before = unless && new Map([[this.stepCount, this.stepCount.node]]);
+      if (!this.skips) for (const param of this.parameters()) this.before?.set(param, param.node);
       this.stepCount.add_(1);
       for (const [i, { params, options }] of this.groups.entries()) {
         const withGrad = params.filter((param) => param.grad !== null);
-        if (withGrad.length > 0) this.update(withGrad, options, this.rates[i]);
+        if (withGrad.length > 0) this.update(withGrad, options, this.rates[i], unless);
       }
       for (const [tensor, old] of this.before ?? [])
         if (tensor.node !== old) tensor.assign_(ops.where([(unless as Tensor).node, old, tensor.node], {}));
@@ -135,7 +137,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     return sameShape(shape, param.shape) ? (param.stateLayout ?? param.layout) : null;
   }
 
-  protected abstract update(params: readonly Tensor[], options: O, lr: Tensor): void;
+  protected abstract update(params: readonly Tensor[], options: O, lr: Tensor, unless: Tensor | null): void;
 
   /** A parameter's state, zeros (float32) when first asked for. */
   protected state(param: Tensor, name: string, shape = param.shape): Tensor {
@@ -143,7 +145,7 @@ export abstract class Optimizer<O extends { lr: number }> {
     this.states.set(param, states);
     const existing = states.get(name);
     if (existing) {
-      this.before?.set(existing, existing.node);
+      this.keep(existing);
       return existing;
     }
     const fresh = zeros(shape);
@@ -151,7 +153,11 @@ export abstract class Optimizer<O extends { lr: number }> {
     if (param.name) fresh.name = `${param.name}.${name}`;
     engine().markInitial(fresh);
     states.set(name, fresh);
-    this.before?.set(fresh, fresh.node);
+    this.keep(fresh);
     return fresh;
+  }
+
+  private keep(state: Tensor): void {
+    if (!this.skips) this.before?.set(state, state.node);
   }
 }
