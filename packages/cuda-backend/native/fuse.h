@@ -38,6 +38,10 @@ struct MatmulUnit {
   Activation activation = Activation::none;
 };
 
+/// The program with the ropes that only attention reads, and those that turn its cotangents back, done by the
+/// kernels of attention (kernels/attention.h says how its nodes tell them); none where there are none such.
+std::optional<Program> absorbRopes(const Program& program);
+
 /// What fusion decides about a program, one pass after another: findMatmuls, findInlined, then groupUnits.
 struct Fusion {
   Fusion(const Program& program, bool fuse, const KernelMaker& maker);

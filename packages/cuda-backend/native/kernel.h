@@ -97,6 +97,8 @@ class KernelMaker {
   virtual bool matmulAccepts(const MatmulSpec& spec, size_t operand) const = 0;
   /// Null where the device has no kernel for this op.
   virtual const KernelEntry* library(Op op) const = 0;
+  /// Whether attention's kernels do ropes (kernels/attention.h).
+  virtual bool attentionTurns() const { return false; }
 };
 const KernelMaker& cpuKernels();
 

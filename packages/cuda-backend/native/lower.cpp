@@ -244,7 +244,9 @@ class Lowering {
 }  // namespace
 
 Lowered lower(const Program& program, bool fuse, const KernelMaker& maker) {
-  return Lowering(program, fuse, maker).run();
+  const std::optional<Program> absorbed =
+      fuse && maker.attentionTurns() ? absorbRopes(program) : std::nullopt;
+  return Lowering(absorbed ? *absorbed : program, fuse, maker).run();
 }
 
 Lowered lower(const Program& program, const KernelMaker& maker) {

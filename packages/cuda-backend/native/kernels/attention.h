@@ -7,6 +7,12 @@ namespace lazuli {
 
 extern const KernelEntry attentionEntry, attentionGradEntry, attentionBiasGradEntry;
 
+/// Where ropes are done inside of the kernels, an attribute after the op's own says to which of q and k, by
+/// bits that are shifted by 1 for k. The tables cos and sin of each, q's first, are operands after the op's
+/// own.
+inline constexpr size_t kAttentionTurns = 4;
+inline constexpr int64_t kTurned = 1, kInterleaved = 4, kTurnedBack = 16;  // the last: its cotangent too
+
 /// Queries and keys are taken in blocks of this many, and rows of packed blocks are padded to a multiple of
 /// kAttentionPad.
 inline constexpr int64_t kAttentionBlock = 64;

@@ -55,7 +55,10 @@ class AttentionGrad final : public Kernel {
         dv_(request.target(2)),
         extras_(attentionExtras(request.operands, kExtras)),
         bias_(request.operands, extras_.bias),
-        sharing_(s_, request.results.size() > 3 ? &request.results[3] : nullptr) {
+        turnQ_(request, 0),
+        turnK_(request, 1),
+        sharing_(s_, request.results.size() > 3 ? &request.results[3] : nullptr),
+        item_(sizeBytes(s_.dtype)) {
     const int64_t pairs = std::max<int64_t>(1, sharing_.slabs), threads = threadCount();
     if (request.results.size() > 3) {
       planBias(request.results[3]);
@@ -74,7 +77,13 @@ class AttentionGrad final : public Kernel {
     shared_ = parts_ > 1;
     sumBytes_ = alignedBytes(static_cast<size_t>(partItems_) * attentionWorkBytes(s_.dtype));
     sums_ = shared_ ? pairs * sharing_.chunks * parts_ : threads;
-    taskBytes_ = alignedBytes(attention().gradScratch(s_, parts_));
+    turnedQAt_ = alignedBytes(attention().gradScratch(s_, parts_));
+    const int64_t heads = s_.heads / std::max<int64_t>(1, s_.groups);
+    const auto bytesOf = [&](const AttentionTurn& turn, int64_t rows) {
+      return turn.isOn() ? alignedBytes(static_cast<size_t>(rows * s_.depth) * item_) : 0;
+    };
+    turnedKAt_ = turnedQAt_ + bytesOf(turnQ_, heads * s_.queries);
+    taskBytes_ = turnedKAt_ + bytesOf(turnK_, s_.keys);
     biasAt_ = static_cast<size_t>(sums_) * sumBytes_ + static_cast<size_t>(threads) * taskBytes_;
   }
 
@@ -183,6 +192,8 @@ class AttentionGrad final : public Kernel {
     t.qHead = q_.headStride;
     t.outHead = out_.headStride;
     t.doutHead = dout_.headStride;
+    if (turnQ_.isOn()) turnQueries(args, t, batch, head, scratch + turnedQAt_);
+    if (turnK_.isOn()) turnKeys(args, t, batch, group, part, scratch + turnedKAt_);
     t.lse = rows(kLse);
     t.dlse = extras_.dlse >= 0 ? rows(static_cast<size_t>(extras_.dlse)) : nullptr;
     t.querySegments = attentionSegments(extras_, 0, args.reads, batch, s_.queries);
@@ -202,6 +213,38 @@ class AttentionGrad final : public Kernel {
     t.keyStep = parts_;
     t.scratch = scratch;
     attention().grad(s, t);
+    if (turnK_.turnsBack())
+      eachKeyBlock(part, [&](int64_t first, int64_t count) {
+        std::byte* dk = dk_.at(args.writes[1], batch, group, first);
+        turnK_.run(args.reads, dk, dk_.rowStride, first, count, true, dk, dk_.rowStride);
+      });
+  }
+
+  void turnQueries(const KernelArgs& args, AttentionGradTask& t, int64_t batch, int64_t head,
+                   std::byte* to) const {
+    t.qRow = s_.depth;
+    t.qHead = s_.queries * s_.depth;
+    for (int64_t h = 0; h < s_.heads / s_.groups; h++)
+      turnQ_.run(args.reads, q_.at(args.reads[0], batch, head + h), q_.rowStride, 0, s_.queries, false,
+                 to + static_cast<size_t>(h * t.qHead) * item_, s_.depth);
+    t.q = to;
+  }
+
+  void turnKeys(const KernelArgs& args, AttentionGradTask& t, int64_t batch, int64_t group, int64_t part,
+                std::byte* to) const {
+    eachKeyBlock(part, [&](int64_t first, int64_t count) {
+      turnK_.run(args.reads, k_.at(args.reads[1], batch, group, first), k_.rowStride, first, count, false,
+                 to + static_cast<size_t>(first * s_.depth) * item_, s_.depth);
+    });
+    t.k = to;
+    t.kRow = s_.depth;
+  }
+
+  /// Calls `f(first, count)` for the blocks of keys of a part.
+  template <class F>
+  void eachKeyBlock(int64_t part, F&& f) const {
+    for (int64_t first = part * kAttentionBlock; first < s_.keys; first += parts_ * kAttentionBlock)
+      f(first, std::min(kAttentionBlock, s_.keys - first));
   }
 
   /// dq of the rows from `first` on of the pair's `head`-th head.
@@ -212,16 +255,21 @@ class AttentionGrad final : public Kernel {
     attention().gradQueries(s_, sums + (head * headItems_ + first * attentionPadded(s_.depth)) * work, parts_,
                             static_cast<int64_t>(sumBytes_) / work, count,
                             dq_.at(args.writes[0], pair / s_.groups, ofBatch, first), dq_.rowStride);
+    if (!turnQ_.turnsBack()) return;
+    std::byte* dq = dq_.at(args.writes[0], pair / s_.groups, ofBatch, first);
+    turnQ_.run(args.reads, dq, dq_.rowStride, first, count, true, dq, dq_.rowStride);
   }
 
   AttentionShape s_;
   AttentionOperand q_, k_, v_, out_, dout_, dq_, dk_, dv_;
   AttentionExtras extras_;
   AttentionBiasOperand bias_;
+  AttentionTurn turnQ_, turnK_;
   BiasSharing sharing_;
+  size_t item_;
   int64_t parts_ = 1, sums_ = 0, headItems_ = 0, partItems_ = 0;
   bool shared_ = false;  // dq's sums lie by task, not by thread
-  size_t sumBytes_ = 0, taskBytes_ = 0;
+  size_t sumBytes_ = 0, taskBytes_ = 0, turnedQAt_ = 0, turnedKAt_ = 0;
   bool hasBiasGrad_ = false;
   AttentionBiasGrad dbias_;  // without data
   int64_t biasItems_ = 0, biasBatch_ = 0, biasSums_ = 1;
@@ -231,7 +279,7 @@ class AttentionGrad final : public Kernel {
 MadeKernel make(const KernelRequest& request) {
   auto kernel = std::make_unique<AttentionGrad>(request);
   MadeKernel made;
-  made.label = attentionLabel(info(request.node.op).name, kernel->shape(), kernel->extras());
+  made.label = attentionLabel(request, kernel->shape(), kernel->extras());
   made.scratchBytes = kernel->scratchBytes();
   made.flops = attentionFlops(kernel->shape(), 5);
   made.kernel = std::move(kernel);

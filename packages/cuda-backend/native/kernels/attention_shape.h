@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/rope_table.h"
 
 namespace lazuli {
 
@@ -61,6 +62,23 @@ class AttentionBiasOperand {
   int64_t strides_[4] = {};  // 0 where the dim is 1
 };
 
+/// A rope of q (`which` 0) or k (1) that is done inside of a kernel, with the roundings of the op.
+class AttentionTurn {
+ public:
+  AttentionTurn(const KernelRequest& request, size_t which);
+  bool isOn() const { return worker_ != nullptr; }
+  bool turnsBack() const { return turnsBack_; }
+  /// y [count][depth] of rows x from position `first` on, rows so many elements apart; y may be x.
+  void run(const std::byte* const* reads, const std::byte* x, int64_t xStride, int64_t first, int64_t count,
+           bool inverse, std::byte* y, int64_t yStride) const;
+
+ private:
+  bool turnsBack_ = false;
+  RopeTable::Worker* worker_ = nullptr;
+  size_t cos_ = 0, tableItem_ = 0;  // sin is the next operand
+  int64_t width_ = 0;
+};
+
 /// A batch row of the segments of queries (`of` 0) or keys (1); null where there are none.
 const int32_t* attentionSegments(const AttentionExtras& extras, int of, const std::byte* const* reads,
                                  int64_t batch, int64_t length);
@@ -71,7 +89,8 @@ AttentionShape shifted(const AttentionShape& shape, int shift, const std::byte* 
 /// Multiply-adds count two; as if the shift were 0; `products` matrix products of queries x keys x depth.
 double attentionFlops(const AttentionShape& shape, double products);
 
-std::string attentionLabel(const char* op, const AttentionShape& shape, const AttentionExtras& extras);
+std::string attentionLabel(const KernelRequest& request, const AttentionShape& shape,
+                           const AttentionExtras& extras);
 
 /// A row of the last dim is read as it lies where its elements are neighbours.
 bool hasUnitRows(const Layout& layout);

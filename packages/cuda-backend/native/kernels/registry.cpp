@@ -99,6 +99,7 @@ class CpuKernels final : public KernelMaker {
     return lazuli::matmulAccepts(spec, operand);
   }
   const KernelEntry* library(Op op) const override { return findKernel(op); }
+  bool attentionTurns() const override { return true; }
 };
 
 }  // namespace
