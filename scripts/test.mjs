@@ -1,16 +1,19 @@
 // npm test: setup, then vitest, then the native tests. Arguments go to vitest (`npm test -- --watch`,
 // `npm test -- matmul`); with any, the native tests are left out.
-// LAZULI_TEST_REPORT=<folder> also writes vitest.json and native.json there.
+// LAZULI_TEST_REPORT=<folder> also writes vitest.json, native.json, native-cuda.json and native-cubin.json
+// there.
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import { main, root, run, setup, stage } from "./setup.mjs";
 
 const report = process.env.LAZULI_TEST_REPORT && resolve(process.env.LAZULI_TEST_REPORT);
 
-function show(command, args) {
-  return spawnSync(command, args, { cwd: root, stdio: "inherit" }).status ?? 1;
+function show(command, args, env = {}) {
+  return (
+    spawnSync(command, args, { cwd: root, stdio: "inherit", env: { ...process.env, ...env } }).status ?? 1
+  );
 }
 
 function vitest(args) {
@@ -22,23 +25,59 @@ function vitest(args) {
   return show(process.execPath, [cli, ...(watch ? [] : ["run"]), ...reporters, ...args]);
 }
 
+function nativeTest(name, args, env = {}) {
+  const output = report ? [`--gtest_output=json:${join(report, `${name}.json`)}`] : [];
+  return show(join(root, "build/lazuli_native_test"), ["--gtest_brief=1", ...args, ...output], env);
+}
+
+const cache = () => readFileSync(join(root, "build/CMakeCache.txt"), "utf8");
+const jobs = String(availableParallelism());
+
+/** The emulated GPU that CUDA's tests run on, where CUDA is built. */
+async function buildEmulator() {
+  if (!/^LAZULI_HAVE_CUDA:INTERNAL=ON$/m.test(cache())) return;
+  await stage("emulator", () =>
+    run("cmake", ["--build", "build", "--target", "lazuli_simt", "--parallel", jobs]).then(() => ""),
+  );
+}
+
 async function nativeTests() {
-  const cache = () => readFileSync(join(root, "build/CMakeCache.txt"), "utf8");
   const found = () => /^LAZULI_TESTS_FOUND:INTERNAL=ON$/m.test(cache());
   if (!found()) await run("cmake", ["-DLAZULI_TESTS=ON", "build"]);
   if (!found()) return 0;
   await stage("native tests", async () => {
-    const jobs = String(availableParallelism());
     await run("cmake", ["--build", "build", "--target", "lazuli_native_test", "--parallel", jobs]);
   });
-  const output = report ? [`--gtest_output=json:${join(report, "native.json")}`] : [];
-  return show(join(root, "build/lazuli_native_test"), ["--gtest_brief=1", ...output]);
+  await run(process.execPath, ["scripts/dump-llama-step.mjs"]);
+  const status = nativeTest("native", []);
+  const emulator = join(root, "build/liblazuli_simt.so");
+  if (!existsSync(emulator)) return status;
+  const only = (suites) => [
+    `--gtest_filter=${suites
+      .split(" ")
+      .map((suite) => `${suite}.*`)
+      .join(":")}`,
+  ];
+  const fused = "Fuse FuseFuzz Fused";
+  const library = "Adamw Attention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
+  // Kernels once more: CUDA's, by the emulator; and the fused ones compiled by NVRTC.
+  const cuda = nativeTest("native-cuda", only(`${library} ${fused} CudaFused`), {
+    LAZULI_TEST_DEVICE: "cuda",
+    LAZULI_CUDA_PATH: emulator,
+  });
+  if (!existsSync(join(root, ".cuda/lib/libnvrtc.so.13"))) {
+    console.log("no NVRTC: what is printed for it is not compiled (scripts/gpu/headers.sh gets it)");
+    return status || cuda;
+  }
+  const cubin = nativeTest("native-cubin", only(fused), { LAZULI_TEST_DEVICE: "cubin" });
+  return status || cuda || cubin;
 }
 
 await main(async () => {
   const args = process.argv.slice(2);
   if (report) mkdirSync(report, { recursive: true });
   await setup();
+  await buildEmulator();
   const status = vitest(args);
   const nativeStatus = args.length === 0 ? await nativeTests() : 0;
   process.exitCode = status || nativeStatus;

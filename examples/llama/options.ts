@@ -47,7 +47,7 @@ const schema = z
     seed: natural,
     dtype: oneOf(["float32", "bfloat16", "float16"]),
     autocast: oneOf(["bfloat16", "float16"]).optional(),
-    device: oneOf(["cpu", "null"]).optional(),
+    device: oneOf(["cpu", "cuda", "null"]).optional(),
     save: z.string().optional(),
     logJson: z.boolean().default(false),
     trace: z.string().optional(),
@@ -92,7 +92,7 @@ export function readTrainOptions(): TrainOptions {
     .option("--seed <n>", "seed of the weights and of the batches", "0")
     .option("--dtype <name>", "dtype of the activations: float32, bfloat16 or float16", "float32")
     .option("--autocast <name>", "dtype of the products, bfloat16 or float16, where the rest is float32")
-    .option("--device <name>", "cpu or null (records and compiles, computes nothing)")
+    .option("--device <name>", "cpu, cuda (an NVIDIA GPU) or null (records and compiles, computes nothing)")
     .option("--save <folder>", "where the checkpoint is written at the end")
     .option("--log-json", "one JSON object a step on standard output, and a summary")
     .option("--trace <file>", "writes a Chrome trace of the run")

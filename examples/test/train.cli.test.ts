@@ -78,7 +78,7 @@ describe("what cannot be used ends with one line and code 2", () => {
     ["--grad-accum 0", /--grad-accum 0: must be at least 1/],
     ["--schedule step", /--schedule step: is not one of constant, linear, cosine/],
     ["--dtype int8", /--dtype int8: is not one of float32, bfloat16, float16/],
-    ["--device cuda", /--device cuda: is not one of cpu, null/],
+    ["--device tpu", /--device tpu: is not one of cpu, cuda, null/],
     ["--remat full", /--remat full: is not one of none, auto/],
     ["--remat auto", /--remat auto: needs --memory-budget: 300MB, say/],
     ["--memory-budget lots", /--memory-budget lots: is no number of bytes, such as 300MB or 1.5GiB/],

@@ -178,10 +178,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   explicit NativeDevice(const Napi::CallbackInfo& info) : ObjectWrap(info), env_(info.Env()) {
     std::string kind = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
     const lazuli::DeviceOptions options = optionsFrom(info[1]);
-    if (kind != "cpu" && kind != "null") refuse(env_, "there is no device \"" + kind + "\": cpu or null");
-    device_ = guard(env_, "ARGUMENT", [&] {
-      return kind == "cpu" ? lazuli::makeCpuDevice(options) : lazuli::makeNullDevice(options);
-    });
+    device_ = guard(env_, "DEVICE", [&] { return open(kind, options); });
     completions_ = Completions::New(env_, "lazuli", 0, 1, this);
     completions_.Unref(env_);  // an idle device keeps no process alive
     // Hooks run last in, first out: this one before the environment closes the thread-safe function made
@@ -196,6 +193,23 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   }
 
  private:
+  static std::unique_ptr<lazuli::Device> open(const std::string& kind, const lazuli::DeviceOptions& options) {
+    if (kind == "cpu") return lazuli::makeCpuDevice(options);
+    if (kind == "null") return lazuli::makeNullDevice(options);
+    if (kind == "cuda") return openCuda(options);
+    throw std::invalid_argument("there is no device \"" + kind + "\": cpu, cuda or null");
+  }
+
+  static std::unique_ptr<lazuli::Device> openCuda([[maybe_unused]] const lazuli::DeviceOptions& options) {
+#if LAZULI_HAVE_CUDA
+    return lazuli::makeCudaDevice(options);
+#else
+    throw std::runtime_error(
+        "this build has no CUDA: install the CUDA toolkit's nvcc, run scripts/gpu/headers.sh, then npm run "
+        "build");
+#endif
+  }
+
   static lazuli::DeviceOptions optionsFrom(Napi::Value value) {
     lazuli::DeviceOptions options;
     if (!value.IsObject()) return options;
@@ -462,9 +476,33 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   bool exiting_ = false;
 };
 
+/// {isBuilt, gpus: [{name, computeCapability, memoryBytes}], reason: why there are none}
+Napi::Value cudaInfo(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto result = Napi::Object::New(env);
+  auto gpus = Napi::Array::New(env);
+  std::string reason;
+#if LAZULI_HAVE_CUDA
+  result.Set("isBuilt", Napi::Boolean::New(env, true));
+  for (const lazuli::GpuInfo& gpu : lazuli::listGpus(reason)) {
+    auto entry = numbersOf(env, {{"memoryBytes", double(gpu.memoryBytes)}});
+    entry.Set("name", Napi::String::New(env, gpu.name));
+    entry.Set("computeCapability", Napi::String::New(env, gpu.computeCapability));
+    gpus.Set(gpus.Length(), entry);
+  }
+#else
+  result.Set("isBuilt", Napi::Boolean::New(env, false));
+  reason = "this build has no CUDA";
+#endif
+  result.Set("gpus", gpus);
+  result.Set("reason", Napi::String::New(env, reason));
+  return result;
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("NativeDevice", NativeDevice::define(env));
   exports.Set("version", Napi::String::New(env, kVersion));
+  exports.Set("cuda", Napi::Function::New(env, cudaInfo));
   exports.Set("threads", Napi::Number::New(env, lazuli::threadCount()));
   exports.Set("isa", Napi::String::New(env, lazuli::name(lazuli::isa())));
 #if defined(LAZULI_HAVE_ONEDNN)

@@ -99,6 +99,14 @@ class Device {
 };
 
 std::unique_ptr<Device> makeCpuDevice(const DeviceOptions& options);
+/// NVIDIA GPUs; of builds with CUDA (LAZULI_HAVE_CUDA). Throws cuda::CudaError where there is none.
+std::unique_ptr<Device> makeCudaDevice(const DeviceOptions& options);
+struct GpuInfo {
+  std::string name, computeCapability;
+  size_t memoryBytes;
+};
+/// The GPUs that makeCudaDevice can use; where there are none, `reason` says why.
+std::vector<GpuInfo> listGpus(std::string& reason);
 /// Decodes, plans and accounts as the CPU does, and computes nothing: outputs are zeros. For measuring the
 /// host side.
 std::unique_ptr<Device> makeNullDevice(const DeviceOptions& options);

@@ -39,6 +39,7 @@ void Executable::uploadConstants() {
     constantOffsets_.push_back(bytes);
     bytes += alignUp(std::max<size_t>(data.size(), 1));
   }
+  constantBytes_ = bytes;
   if (bytes == 0) return;
   constants_.reset(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kAlignment})));
   for (size_t i = 0; i < constantOffsets_.size(); i++) {
@@ -178,20 +179,50 @@ void Executable::runKernel(size_t s, const KernelArgs& args) const {
   }
 }
 
+std::vector<std::byte*> Executable::basesOf(const Memory& memory) const {
+  std::vector<std::byte*> bases{memory.arena ? memory.arena : noArena};
+  bases.reserve(2 + inputCount() + outputCount());
+  bases.insert(bases.end(), memory.inputs.begin(), memory.inputs.end());
+  bases.insert(bases.end(), memory.outputs.begin(), memory.outputs.end());
+  bases.push_back(memory.constants ? const_cast<std::byte*>(memory.constants) : constants_.get());
+  return bases;
+}
+
+std::vector<Executable::Operands> Executable::bind(const Memory& memory) const {
+  const std::vector<std::byte*> bases = basesOf(memory);
+  const auto resolve = [&](Address address) { return bases[address.base] + address.offset; };
+  std::vector<Operands> all;
+  all.reserve(calls_.size());
+  for (const Call& call : calls_) {
+    Operands operands{{}, {}, resolve(call.scratch)};
+    for (Address read : call.reads) operands.reads.push_back(resolve(read));
+    for (Address write : call.writes) operands.writes.push_back(resolve(write));
+    all.push_back(std::move(operands));
+  }
+  return all;
+}
+
+std::vector<Executable::Copy> Executable::copies(const Memory& memory) const {
+  const std::vector<std::byte*> bases = basesOf(memory);
+  std::vector<Copy> all;
+  for (const auto& copy : plan_.storage.copies) {
+    const Address from = addressOf(copy.from);
+    all.push_back(
+        {memory.outputs[copy.output], bases[from.base] + from.offset, lowered_.values[copy.from].bytes()});
+  }
+  return all;
+}
+
 void Executable::run(const Memory& memory, const Clock& clock, std::vector<KernelTime>* times,
                      const std::atomic<bool>& stop, Communicator* communicator,
                      CollectiveQueue* queue) const {
-  Frame frame{{memory.arena ? memory.arena : noArena},
+  Frame frame{basesOf(memory),
               std::vector<const std::byte*>(mostReads_),
               std::vector<std::byte*>(mostWrites_),
               communicator,
               queue,
               {},
               {}};
-  frame.bases.reserve(2 + inputCount() + outputCount());
-  frame.bases.insert(frame.bases.end(), memory.inputs.begin(), memory.inputs.end());
-  frame.bases.insert(frame.bases.end(), memory.outputs.begin(), memory.outputs.end());
-  frame.bases.push_back(constants_.get());
   if (times) times->reserve(calls_.size());
   for (size_t s = 0; s < calls_.size(); s++) {
     if (stop.load(std::memory_order_relaxed)) throw ProgramError("the device was closed");
@@ -199,10 +230,7 @@ void Executable::run(const Memory& memory, const Clock& clock, std::vector<Kerne
     call(s, frame);
     if (times) times->push_back({start, clock.us()});
   }
-  for (const auto& copy : plan_.storage.copies) {
-    copyBytes(memory.outputs[copy.output], frame.resolve(addressOf(copy.from)),
-              lowered_.values[copy.from].bytes());
-  }
+  for (const Copy& copy : copies(memory)) copyBytes(copy.to, copy.from, copy.bytes);
 }
 
 }  // namespace lazuli

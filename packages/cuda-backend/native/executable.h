@@ -26,12 +26,16 @@ class Executable {
   /// The donated input whose buffer becomes this output's, or -1.
   int64_t takesOver(size_t output) const { return plan_.storage.takesOver[output]; }
 
+  size_t stepCount() const { return lowered_.steps.size(); }
+  const Step& step(size_t step) const { return lowered_.steps[step]; }
+
   /// Memory of one run, every address aligned to 64. An output that takes over an input has that input's
   /// address.
   struct Memory {
     std::span<std::byte* const> inputs;
     std::span<std::byte* const> outputs;
-    std::byte* arena;  // of info().arenaBytes; null where that is 0
+    std::byte* arena;                      // of info().arenaBytes; null where that is 0
+    const std::byte* constants = nullptr;  // a copy of constants(); null: those themselves
   };
   /// Runs every kernel; several devices may do so at once. Throws ProgramError, OutOfMemoryError or
   /// CollectiveError with the node. Fills `times` by kernel where that is not null. Gives up between kernels
@@ -40,6 +44,32 @@ class Executable {
   void run(const Memory& memory, const Clock& clock, std::vector<KernelTime>* times,
            const std::atomic<bool>& stop, Communicator* communicator = nullptr,
            CollectiveQueue* queue = nullptr) const;
+
+  // For a device that carries the steps out by itself:
+  /// The values known at compile time, as they lie.
+  std::span<const std::byte> constants() const { return {constants_.get(), constantBytes_}; }
+  /// What `memory` means for every step, by step, and for the copies that end a run.
+  struct Operands {
+    std::vector<const std::byte*> reads;
+    std::vector<std::byte*> writes;
+    std::byte* scratch;
+  };
+  std::vector<Operands> bind(const Memory& memory) const;
+  struct Copy {
+    std::byte* to;
+    const std::byte* from;
+    size_t bytes;
+  };
+  std::vector<Copy> copies(const Memory& memory) const;
+  /// Of a start, and of the done that waits for it: the number of the job that they belong to, or -1; and
+  /// whether this start is the last of its job (Step::bucket).
+  struct Job {
+    int64_t number;
+    bool isLast;
+  };
+  Job jobOf(size_t step) const { return {calls_[step].job, calls_[step].endsJob}; }
+  /// Throws what a step threw as ProgramError, OutOfMemoryError or CollectiveError with the step's node.
+  void runKernel(size_t step, const KernelArgs& args) const;
 
  private:
   /// Where an operand is: an offset into one of a run's blocks (`bases_`).
@@ -78,7 +108,7 @@ class Executable {
   void findJobs();
   void call(size_t step, Frame& frame) const;
   void start(size_t step, Frame& frame) const;
-  void runKernel(size_t step, const KernelArgs& args) const;
+  std::vector<std::byte*> basesOf(const Memory& memory) const;
 
   Lowered lowered_;
   std::vector<bool> donated_;
@@ -90,6 +120,7 @@ class Executable {
     void operator()(std::byte* memory) const;
   };
   std::unique_ptr<std::byte, FreeAligned> constants_;
+  size_t constantBytes_ = 0;
   std::vector<size_t> constantOffsets_;
 };
 

@@ -18,6 +18,20 @@ class Stream;
 struct Fault;
 }  // namespace cuda
 
+/// Moves bytes within a device's memory, in order with its kernels.
+class Mover {
+ public:
+  virtual ~Mover() = default;
+  virtual void copy(std::byte* to, const std::byte* from, size_t bytes) const = 0;
+  virtual void zero(std::byte* to, size_t bytes) const = 0;
+  /// `rows` pieces of `width` bytes, that start so many bytes apart.
+  virtual void copyRows(std::byte* to, size_t toPitch, const std::byte* from, size_t fromPitch, size_t width,
+                        size_t rows) const = 0;
+  virtual void zeroRows(std::byte* to, size_t pitch, size_t width, size_t rows) const = 0;
+  virtual void setWord(std::byte* to, uint32_t word) const = 0;
+};
+const Mover& hostMover();
+
 /// Buffers of one call. `reads` are base addresses: a kernel applies the Layouts it was made with.
 struct KernelArgs {
   const std::byte* const* reads;
@@ -25,6 +39,7 @@ struct KernelArgs {
   std::byte* scratch;                    // 64-byte aligned, `scratchBytes` long, undefined content
   Communicator* communicator = nullptr;  // to the other devices; null where there are none
   cuda::Stream* stream = nullptr;        // of a kernel of CUDA: what it is launched on
+  const Mover* mover = &hostMover();
 };
 
 /// A compiled piece of work with every shape known. `run` may use every thread of the device (parallel.h),

@@ -77,6 +77,20 @@ export interface Addon {
   /** The vector instructions that kernels use. */
   readonly isa: "baseline" | "avx2" | "avx512";
   readonly hasOneDnn: boolean;
+  cuda(): CudaInfo;
+}
+
+/** What this build and machine have of CUDA. */
+export interface CudaInfo {
+  /** Whether the addon was built with it. */
+  readonly isBuilt: boolean;
+  readonly gpus: readonly {
+    readonly name: string;
+    readonly computeCapability: string;
+    readonly memoryBytes: number;
+  }[];
+  /** Why there are none. */
+  readonly reason: string;
 }
 
 let loaded: Addon | null = null;

@@ -1,4 +1,4 @@
-import { type AddonDevice, addon, type DeviceStats, type ExecutableInfo } from "./addon.js";
+import { type AddonDevice, addon, type CudaInfo, type DeviceStats, type ExecutableInfo } from "./addon.js";
 import { fromAddon } from "./errors.js";
 
 export interface KernelTime {
@@ -158,16 +158,28 @@ class Device implements NativeDevice {
   }
 }
 
+export type DeviceName = "cpu" | "cuda" | "null";
+
 /**
- * Opens a device: `cpu`, or `null`, which plans as the CPU does and computes nothing, and of many virtual devices is the
- * first.
+ * Opens a device: `cpu`, `cuda` (an NVIDIA GPU; LAZULI_CUDA_DEVICE says which), or `null`, which plans as the CPU does and
+ * computes nothing, and of many virtual devices is the first. Throws DeviceError where there is none.
  */
-export function openDevice(name: "cpu" | "null", options: DeviceOptions = {}): NativeDevice {
+export function openDevice(name: DeviceName, options: DeviceOptions = {}): NativeDevice {
   return call(() => new Device(name, new (addon().NativeDevice)(name, options)));
 }
 
 /** What the native backend of this build and machine can do. */
-export function backendInfo(): { version: string; threads: number; isa: string; hasOneDnn: boolean } {
+export function backendInfo(): {
+  version: string;
+  threads: number;
+  isa: string;
+  hasOneDnn: boolean;
+} {
   const { version, threads, isa, hasOneDnn } = addon();
   return { version, threads, isa, hasOneDnn };
+}
+
+/** The NVIDIA GPUs that `cuda` devices can be on, or why there are none. */
+export function cudaInfo(): CudaInfo {
+  return addon().cuda();
 }

@@ -13,6 +13,8 @@ export class OutOfMemoryError extends BackendError {}
 export class RunError extends BackendError {}
 /** A collective that another device did not come to in time, or that another process failed before. */
 export class CollectiveError extends BackendError {}
+/** A device that cannot be opened: no driver, no GPU, or a build without it. */
+export class DeviceError extends BackendError {}
 /** A request that makes no sense: a buffer that is not there, or of another size. */
 export class ArgumentError extends BackendError {}
 
@@ -22,6 +24,7 @@ const classes = {
   RUN: RunError,
   ARGUMENT: ArgumentError,
   COLLECTIVE: CollectiveError,
+  DEVICE: DeviceError,
 } as const;
 
 interface AddonError extends Error {

@@ -1,6 +1,8 @@
-export type { DeviceStats, ExecutableInfo, KernelInfo } from "./addon.js";
+export type { CudaInfo, DeviceStats, ExecutableInfo, KernelInfo } from "./addon.js";
 export {
   backendInfo,
+  cudaInfo,
+  type DeviceName,
   type DeviceOptions,
   type Ids,
   type KernelTime,
@@ -13,6 +15,7 @@ export {
   BackendError,
   CollectiveError,
   CompileError,
+  DeviceError,
   OutOfMemoryError,
   RunError,
 } from "./errors.js";

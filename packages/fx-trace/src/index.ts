@@ -29,7 +29,7 @@ export { commutative, cse } from "./passes/cse.js";
 export { dce } from "./passes/dce.js";
 export { decompose } from "./passes/decompose.js";
 export { foldConstants } from "./passes/fold.js";
-export { foldGradScale } from "./passes/fold_grad_scale.js";
+export { foldGradScale, foldGradScaleOnly } from "./passes/fold_grad_scale.js";
 export { fuseLinearCrossEntropy } from "./passes/fuse_linear_cross_entropy.js";
 export { type LiveBytes, liveBytes } from "./passes/live_bytes.js";
 export { type Pass, type PassReport, type RunPassesOptions, runPasses } from "./passes/pass.js";

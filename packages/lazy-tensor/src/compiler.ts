@@ -133,7 +133,7 @@ export class ProgramCompiler {
       onPass: ({ name, graph, wallMs }) =>
         this.events.pass$.next({ program: number, pass: name, ms: wallMs, graph }),
     };
-    const whole = runPasses(recorded, standardPasses(supports), passOptions);
+    const whole = runPasses(recorded, standardPasses(supports, ends !== null), passOptions);
     // Of a device's own part: over a divided vocabulary the loss is in smaller ops.
     const last = [fuseLinearCrossEntropy(supports), dce];
     if (!ends) return { graph: runPasses(whole, last, passOptions), outputLayouts: null };

@@ -1,5 +1,5 @@
 import "reflect-metadata";
-import { openDevice } from "@lazuli/cuda-backend";
+import { type DeviceName, openDevice } from "@lazuli/cuda-backend";
 import { overlapDefaults } from "@lazuli/sharding";
 import { type DependencyContainer, instanceCachingFactory, container as root } from "tsyringe";
 import { attachDebug, debugLevel } from "./debug.js";
@@ -8,7 +8,7 @@ import { Events } from "./events.js";
 import { catchErrors, isRank } from "./job.js";
 import { checkRemat, type EngineOptions, TOKENS } from "./options.js";
 
-export type DeviceName = "cpu" | "null";
+export type { DeviceName };
 
 export interface RuntimeOptions extends Partial<EngineOptions> {
   /** Defaults to LAZULI_DEVICE, else `cpu`. */
@@ -52,7 +52,7 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
   container.register(TOKENS.device, {
     useFactory: instanceCachingFactory(() => {
       const name = device ?? (process.env.LAZULI_DEVICE as DeviceName | undefined) ?? "cpu";
-      const isMpi = mpi ?? (name === "cpu" && isRank());
+      const isMpi = mpi ?? (name !== "null" && isRank());
       return openDevice(name, {
         memoryLimitBytes,
         collectiveTimeoutMs,

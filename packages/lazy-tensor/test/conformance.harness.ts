@@ -1,4 +1,4 @@
-import { type NativeDevice, openDevice } from "@lazuli/cuda-backend";
+import { type DeviceName, type NativeDevice, openDevice } from "@lazuli/cuda-backend";
 import {
   dtypeInfo,
   encodeNodes,
@@ -78,7 +78,7 @@ export async function runSample(
 }
 
 export interface Conformance {
-  readonly device: "cpu" | "null";
+  readonly device: DeviceName;
   readonly supports: Supports;
   /** Whether a sample is of interest; all of them where not given. */
   readonly takes?: (op: OpDef, sample: Sample) => boolean;

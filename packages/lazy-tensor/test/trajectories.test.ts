@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 // Training from Hugging Face checkpoints, against what PyTorch's loss was at every step (scripts/goldens/llama.py).
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
-const script = `${root}examples/dist/llama/train.js`;
+const script = process.env.LAZULI_TRAIN_SCRIPT ?? `${root}examples/dist/llama/train.js`;
 const goldens = fileURLToPath(new URL("goldens/llama/", import.meta.url));
 
 /** PyTorch's own losses in float64 differ from those in float32 by 1e-6 at most; every mistake tried moves one by 1e-4. */

@@ -75,13 +75,15 @@ void systemGive(std::byte* data, size_t capacity) noexcept {
 
 }  // namespace
 
+MemorySource systemMemory() { return {systemTake, systemGive}; }
+
 Block::~Block() {
   if (memory_) memory_->give(data_, capacity_);
 }
 
 CpuMemory::~CpuMemory() {
   trimCache(0);
-  if (arena_) systemGive(arena_, arenaBytes_);
+  if (arena_) source_.give(arena_, arenaBytes_);
 }
 
 std::byte* CpuMemory::fresh(size_t capacity) {
@@ -89,10 +91,10 @@ std::byte* CpuMemory::fresh(size_t capacity) {
     size_t used = taken_ + arenaBytes_ + capacity;
     trimCache(limit_ > used ? limit_ - used : 0);
   }
-  std::byte* data = systemTake(capacity);
+  std::byte* data = source_.take(capacity);
   if (!data && cached_ > 0) {
     trimCache(0);
-    data = systemTake(capacity);
+    data = source_.take(capacity);
   }
   if (!data) throw std::bad_alloc();
   return data;
@@ -131,14 +133,14 @@ void CpuMemory::give(std::byte* data, size_t capacity) noexcept {
     cached_ += capacity;
     trimCache(std::max(kCacheFloor, taken_ / 4));
   } catch (const std::bad_alloc&) {
-    systemGive(data, capacity);
+    source_.give(data, capacity);
   }
 }
 
 void CpuMemory::evict(FreeList::iterator entry) {
   auto [from, to] = freeBySize_.equal_range(entry->capacity);
   freeBySize_.erase(std::find_if(from, to, [&](const auto& pair) { return pair.second == entry; }));
-  systemGive(entry->data, entry->capacity);
+  source_.give(entry->data, entry->capacity);
   cached_ -= entry->capacity;
   free_.erase(entry);
 }
@@ -152,7 +154,7 @@ void CpuMemory::notePeak() { peak_ = std::max(peak_, taken_ + cached_ + arenaByt
 std::byte* CpuMemory::arena(size_t bytes) {
   std::lock_guard lock(mutex_);
   if (bytes <= arenaBytes_) return arena_;
-  if (arena_) systemGive(arena_, arenaBytes_);
+  if (arena_) source_.give(arena_, arenaBytes_);
   arena_ = nullptr;
   arenaBytes_ = 0;
   size_t capacity = capacityFor(bytes);
@@ -165,7 +167,7 @@ std::byte* CpuMemory::arena(size_t bytes) {
 void CpuMemory::trimArena(size_t bytes) {
   std::lock_guard lock(mutex_);
   if (!arena_ || arenaBytes_ <= capacityFor(bytes)) return;
-  systemGive(arena_, arenaBytes_);
+  source_.give(arena_, arenaBytes_);
   arena_ = nullptr;
   arenaBytes_ = 0;
 }

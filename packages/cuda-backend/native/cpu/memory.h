@@ -11,6 +11,14 @@ namespace lazuli {
 
 class CpuMemory;
 
+/// Where a CpuMemory has its memory from. Capacities are multiples of 64 bytes.
+struct MemorySource {
+  std::byte* (*take)(size_t capacity);  // aligned to 64 bytes; null where there is none left
+  void (*give)(std::byte* data, size_t capacity) noexcept;
+};
+/// The system's memory. Large pieces are mapped, aligned to huge pages (LAZULI_HUGE_PAGES=1 asks for them).
+MemorySource systemMemory();
+
 /// Owns one block of a CpuMemory, and gives it back for reuse.
 class Block {
  public:
@@ -39,11 +47,12 @@ class Block {
 
 /// A device's memory: blocks for buffers, and one arena that every executable uses in turn. Freed blocks are
 /// kept for the next of their size, and the arena from run to run, because memory fresh from the system costs
-/// a page fault every few kilobytes. Large pieces are mapped, aligned to huge pages (LAZULI_HUGE_PAGES=1 asks
-/// for them). Any thread may take and give back; the arena is the executor's.
+/// a page fault every few kilobytes, and from a GPU a wait for all its work. Any thread may take and give
+/// back; the arena is the executor's.
 class CpuMemory {
  public:
-  explicit CpuMemory(size_t limitBytes) : limit_(limitBytes) {}
+  explicit CpuMemory(size_t limitBytes, MemorySource source = systemMemory())
+      : limit_(limitBytes), source_(source) {}
   ~CpuMemory();
   CpuMemory(const CpuMemory&) = delete;
   CpuMemory& operator=(const CpuMemory&) = delete;
@@ -76,6 +85,7 @@ class CpuMemory {
 
   mutable std::mutex mutex_;
   size_t limit_;
+  const MemorySource source_;
   FreeList free_;  // longest kept first
   std::multimap<size_t, FreeList::iterator> freeBySize_;
   size_t taken_ = 0, cached_ = 0, peak_ = 0;

@@ -27,11 +27,11 @@ CpuWorker::CpuWorker(size_t limitBytes, const Clock& clock, Place place)
       queue_(place_.communicator ? std::make_unique<CollectiveQueue>(*place_.communicator) : nullptr),
       executor_(place_.threads) {}
 
-void CpuWorker::run(std::shared_ptr<CpuRun> run) {
+void CpuWorker::run(std::shared_ptr<DeviceRun> run) {
   executor_.push([this, run = std::move(run)] { execute(*run); });
 }
 
-void CpuWorker::execute(CpuRun& run) {
+void CpuWorker::execute(DeviceRun& run) {
   RunResult result;
   // Kept until all devices are done: another may be reading them.
   std::vector<Block> fresh(run.outputs.size());
@@ -55,7 +55,7 @@ void CpuWorker::execute(CpuRun& run) {
   if (place_.device == place_.first) run.tell(std::move(result));
 }
 
-void CpuWorker::attempt(const CpuRun& run, std::vector<Block>& fresh, RunResult& result) {
+void CpuWorker::attempt(const DeviceRun& run, std::vector<Block>& fresh, RunResult& result) {
   const ExecutableInfo& info = run.executable->info();
   const auto fail = [&](const std::string& error, int64_t node = -1) {
     result.error = error;
@@ -83,7 +83,7 @@ void CpuWorker::attempt(const CpuRun& run, std::vector<Block>& fresh, RunResult&
   }
 }
 
-void CpuWorker::compute(const CpuRun& run, std::vector<Block>& fresh, RunResult& result) {
+void CpuWorker::compute(const DeviceRun& run, std::vector<Block>& fresh, RunResult& result) {
   const Executable& executable = *run.executable;
   if (executor_.closing()) throw Inherited(kClosed);
   std::vector<std::byte*> in, out;
@@ -104,7 +104,7 @@ void CpuWorker::compute(const CpuRun& run, std::vector<Block>& fresh, RunResult&
 
 /// Tells a failure at once, for those who wait for one that does not come, and what waits for them here; then
 /// sees that nothing is under way in the run's memory.
-void CpuWorker::endCollectives(CpuRun& run, RunResult& result) {
+void CpuWorker::endCollectives(DeviceRun& run, RunResult& result) {
   const bool failed = !result.error.empty();
   if (failed && place_.mesh) {
     const bool isFirst = place_.mesh->fail({result.error, result.errorNode, kindOf(result)});
@@ -126,10 +126,21 @@ void CpuWorker::agree(RunResult& result) {
   result.collective = failure->kind == RunFailure::Kind::collective;
 }
 
-void CpuWorker::upload(BufferId id, std::shared_ptr<Block> block, std::function<void(std::byte*)> fill) {
-  executor_.push([this, id, block = std::move(block), fill = std::move(fill)] {
-    if (fill) fill(block->data());
-    buffers_[id] = {std::move(*block), nullptr};
+/// An upload's bytes lie in the buffer's own memory from the start.
+struct CpuWorker::Arrived final : Incoming {
+  explicit Arrived(Block taken) : block(std::move(taken)) {}
+  std::byte* data() const override { return block.data(); }
+  Block block;
+};
+
+std::shared_ptr<Incoming> CpuWorker::take(size_t bytes) {
+  return std::make_shared<Arrived>(memory_.take(bytes));
+}
+
+void CpuWorker::upload(BufferId id, std::shared_ptr<Incoming> bytes, std::function<void(std::byte*)> fill) {
+  executor_.push([this, id, bytes = std::static_pointer_cast<Arrived>(bytes), fill = std::move(fill)] {
+    if (fill) fill(bytes->data());
+    buffers_[id] = {std::move(bytes->block), nullptr};
   });
 }
 

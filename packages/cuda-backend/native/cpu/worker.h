@@ -6,27 +6,12 @@
 #include "collectives/queue.h"
 #include "cpu/executor.h"
 #include "cpu/memory.h"
-#include "executable.h"
+#include "device_worker.h"
 
 namespace lazuli {
 
-/// One run, as all devices of this process share it.
-struct CpuRun {
-  std::shared_ptr<const Executable> executable;
-  std::vector<BufferId> inputs, outputs;
-  bool profile = false;
-  std::function<void(RunResult)> done;
-  std::atomic<bool> isTold{false};
-
-  /// The first call ends the run for who asked for it.
-  void tell(RunResult result) {
-    if (!isTold.exchange(true)) done(std::move(result));
-  }
-};
-
-/// One device of the CPU: its thread, which holds its buffers and does the work, and its memory. What is
-/// asked has been checked.
-class CpuWorker {
+/// One device of the CPU.
+class CpuWorker final : public Worker {
  public:
   /// What devices beside this one need of it; the mesh is null where there is no other in this process.
   struct Place {
@@ -37,34 +22,34 @@ class CpuWorker {
   };
   CpuWorker(size_t limitBytes, const Clock& clock, Place place);
 
-  void run(std::shared_ptr<CpuRun> run);
-  /// From any thread. Throws std::bad_alloc.
-  Block take(size_t bytes) { return memory_.take(bytes); }
-  /// `fill`, where there is one, writes the block on the device's thread.
-  void upload(BufferId id, std::shared_ptr<Block> block, std::function<void(std::byte*)> fill);
-  void download(BufferId id, std::span<std::byte> target, std::function<void(std::string error)> done);
-  void free(std::vector<BufferId> ids);
-  void trimArena(std::shared_ptr<const Executable> last, size_t bytes);
-  void push(std::function<void()> job) { executor_.push(std::move(job)); }
+  void run(std::shared_ptr<DeviceRun> run) override;
+  std::shared_ptr<Incoming> take(size_t bytes) override;
+  void upload(BufferId id, std::shared_ptr<Incoming> bytes, std::function<void(std::byte*)> fill) override;
+  void download(BufferId id, std::span<std::byte> target,
+                std::function<void(std::string error)> done) override;
+  void free(std::vector<BufferId> ids) override;
+  void trimArena(std::shared_ptr<const Executable> last, size_t bytes) override;
+  void push(std::function<void()> job) override { executor_.push(std::move(job)); }
 
-  DeviceStats stats() const { return memory_.stats(); }
-  void beginClosing() {
+  DeviceStats stats() const override { return memory_.stats(); }
+  void beginClosing() override {
     executor_.beginClosing();
     if (place_.communicator) place_.communicator->close();
   }
 
  private:
   /// A buffer whose run failed has that run's error and no memory.
+  struct Arrived;
   struct Buffer {
     Block block;
     std::shared_ptr<const std::string> error;
   };
 
   // On the executor's thread:
-  void execute(CpuRun& run);
-  void compute(const CpuRun& run, std::vector<Block>& fresh, RunResult& result);
-  void attempt(const CpuRun& run, std::vector<Block>& fresh, RunResult& result);
-  void endCollectives(CpuRun& run, RunResult& result);
+  void execute(DeviceRun& run);
+  void compute(const DeviceRun& run, std::vector<Block>& fresh, RunResult& result);
+  void attempt(const DeviceRun& run, std::vector<Block>& fresh, RunResult& result);
+  void endCollectives(DeviceRun& run, RunResult& result);
   void agree(RunResult& result);
   std::string read(BufferId buffer, std::span<std::byte> target);
 

@@ -1,6 +1,9 @@
 #include "isa/tile_parts.h"
 
 namespace lazuli::LAZULI_ISA {
+
+#include "kernels/scalar_random.h"
+
 namespace {
 
 constexpr int kLot = 16;  // counters at a time: four random words each
@@ -42,23 +45,10 @@ void philox(uint64_t first, const RandomKey& key, uint32_t words[4][kLot]) {
   __builtin_memcpy(words, results, sizeof results);
 }
 
-/// sin or cos of a whole turn times u, u in [0, 1).
-inline float ofTurns(float u, uint32_t shift) {
-  const float quarters = u * 4.0f;
-  const float rounded = quarters + kRoundToInteger;
-  const float r = (quarters - (rounded - kRoundToInteger)) * 0x1.921fb6p+0f;
-  const uint32_t quadrant = bitsOf(rounded) + shift;
-  const float r2 = r * r;
-  const float sine = r + r * r2 * ((-0x1.994cfap-13f * r2 + 0x1.11075cp-7f) * r2 - 0x1.555546p-3f);
-  const float cosine =
-      1.0f - 0.5f * r2 + r2 * r2 * ((0x1.9a00cep-16f * r2 - 0x1.6c0c86p-10f) * r2 + 0x1.55554ap-5f);
-  return floatOf(bitsOf(quadrant & 1u ? cosine : sine) ^ (quadrant & 2u) << 30);
-}
-
 struct Uniform {
   static void of(const uint32_t words[4][kLot], float* out) {
     for (int j = 0; j < kLot; j++)
-      for (int w = 0; w < 4; w++) out[4 * j + w] = static_cast<float>(words[w][j] >> 8) * 0x1p-24f;
+      for (int w = 0; w < 4; w++) out[4 * j + w] = uniformOf(words[w][j]);
   }
 };
 struct Normal {
@@ -66,11 +56,9 @@ struct Normal {
     float values[4][kLot];
     for (int pair = 0; pair < 4; pair += 2) {
       for (int j = 0; j < kLot; j++) {
-        const float u1 = static_cast<float>((words[pair][j] >> 8) + 1u) * 0x1p-24f;
-        const float u2 = static_cast<float>(words[pair + 1][j] >> 8) * 0x1p-24f;
-        const float radius = sqrt_(-2.0f * log_(u1));
-        values[pair][j] = radius * ofTurns(u2, 1);
-        values[pair + 1][j] = radius * ofTurns(u2, 0);
+        const NormalPair made = normalOf(words[pair][j], words[pair + 1][j]);
+        values[pair][j] = made.first;
+        values[pair + 1][j] = made.second;
       }
     }
     for (int j = 0; j < kLot; j++)

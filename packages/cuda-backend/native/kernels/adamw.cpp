@@ -99,8 +99,18 @@ class Adamw final : public Kernel {
 };
 
 MadeKernel makeAll(std::span<const KernelRequest> requests) {
+  return adamwOf(requests, std::make_unique<Adamw>(requests));
+}
+MadeKernel make(const KernelRequest& request) { return makeAll({&request, 1}); }
+bool joins(std::span<const KernelRequest> group, const KernelRequest& next) {
+  return adamwJoins(group, next, kMostTogether);
+}
+
+}  // namespace
+
+MadeKernel adamwOf(std::span<const KernelRequest> requests, std::unique_ptr<Kernel> kernel) {
   MadeKernel made;
-  made.kernel = std::make_unique<Adamw>(requests);
+  made.kernel = std::move(kernel);
   const uint32_t count = static_cast<uint32_t>(requests.size());
   const uint32_t operands = static_cast<uint32_t>(requests[0].operands.size());
   int64_t n = 0;
@@ -115,12 +125,10 @@ MadeKernel makeAll(std::span<const KernelRequest> requests) {
   return made;
 }
 
-MadeKernel make(const KernelRequest& request) { return makeAll({&request, 1}); }
-
-bool joins(std::span<const KernelRequest> group, const KernelRequest& next) {
+bool adamwJoins(std::span<const KernelRequest> group, const KernelRequest& next, int64_t most) {
   int64_t n = next.operands[0].elements();
   for (const KernelRequest& request : group) n += request.operands[0].elements();
-  if (n > kMostTogether) return false;
+  if (n > most) return false;
   const KernelRequest& first = group[0];
   const auto dtypes = [](const KernelRequest& request) {
     return std::pair(request.operands[0].dtype, request.operands[1].dtype);
@@ -129,8 +137,6 @@ bool joins(std::span<const KernelRequest> group, const KernelRequest& next) {
   return first.node.attrs == next.node.attrs && dtypes(first) == dtypes(next) && a.size() == b.size() &&
          std::equal(a.begin() + 4, a.end(), b.begin() + 4);
 }
-
-}  // namespace
 
 const KernelEntry adamwUpdateEntry = {.make = make, .joins = joins, .makeAll = makeAll};
 

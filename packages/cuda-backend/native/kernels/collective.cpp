@@ -1,7 +1,6 @@
 #include "kernels/collective.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "collectives/communicator.h"
 #include "kernels/rows.h"
@@ -54,8 +53,10 @@ MadeKernel madeOf(const Site& site, Run run) {
   made.label = site.label;
   const size_t bytes = site.bytes();
   if (site.size() == 1 || bytes == 0) {
-    made.kernel =
-        kernelOf([bytes](const KernelArgs& args) { copyBytes(args.writes[0], args.reads[0], bytes); });
+    made.kernel = kernelOf([bytes](const KernelArgs& args) {
+      if (args.writes[0] != args.reads[0] && bytes > 0)
+        args.mover->copy(args.writes[0], args.reads[0], bytes);
+    });
     made.inPlace = {{0, 0}};
     return made;
   }
@@ -137,12 +138,12 @@ MadeKernel makePermute(const KernelRequest& request) {
       if (static_cast<size_t>(pairs[i + 1]) == meeting.group.self) source = pairs[i];
       if (static_cast<size_t>(pairs[i]) == meeting.group.self) targets.push_back(pairs[i + 1]);
     }
-    if (source < 0) std::memset(args.writes[0], 0, bytes);
+    if (source < 0) args.mover->zero(args.writes[0], bytes);
     args.communicator->permute(meeting, args.reads[0], args.writes[0], bytes, source, targets);
   });
   if (site.size() == 1 && pairs.empty()) {  // the one member is no target
     made.kernel = kernelOf([bytes](const KernelArgs& args) {
-      if (bytes > 0) std::memset(args.writes[0], 0, bytes);
+      if (bytes > 0) args.mover->zero(args.writes[0], bytes);
     });
   }
   return made;
@@ -164,12 +165,10 @@ MadeKernel makeShardSlice(const KernelRequest& request) {
     const size_t kept = std::min(size, length - start);
     const size_t width = size * inner;
     if (kept > 0) {
-      copySpread(args.reads[0] + start * inner, {kept * inner, length * inner}, args.writes[0],
-                 {kept * inner, width}, outer * kept * inner);
+      args.mover->copyRows(args.writes[0], width, args.reads[0] + start * inner, length * inner, kept * inner,
+                           outer);
     }
-    if (kept == size) return;
-    for (size_t o = 0; o < outer; o++)
-      std::memset(args.writes[0] + o * width + kept * inner, 0, width - kept * inner);
+    if (kept < size) args.mover->zeroRows(args.writes[0] + kept * inner, width, width - kept * inner, outer);
   });
   return made;
 }
@@ -179,8 +178,7 @@ MadeKernel makeAxisIndex(const KernelRequest& request) {
   MadeKernel made;
   made.label = site.label;
   made.kernel = kernelOf([site](const KernelArgs& args) {
-    const auto index = static_cast<int32_t>(site.group(args).self);
-    std::memcpy(args.writes[0], &index, sizeof(index));
+    args.mover->setWord(args.writes[0], static_cast<uint32_t>(site.group(args).self));
   });
   return made;
 }
@@ -191,7 +189,7 @@ MadeKernel makeSame(const KernelRequest& request) {
   MadeKernel made;
   made.label = label(info(request.node.op).name, request.operands[0]);
   made.kernel = kernelOf([bytes = request.results[0].bytes()](const KernelArgs& args) {
-    copyBytes(args.writes[0], args.reads[0], bytes);
+    if (args.writes[0] != args.reads[0] && bytes > 0) args.mover->copy(args.writes[0], args.reads[0], bytes);
   });
   made.inPlace = {{0, 0}};
   return made;

@@ -224,6 +224,11 @@ int chooseBlockDim(const FusedPlan& plan) {
 
 }  // namespace
 
+void planDims(FusedPlan& plan, std::vector<int>& accessOf, std::vector<int>& storeAccess) {
+  accessOf.assign(plan.spec.values.size(), -1);
+  arrange(plan, orderDims(plan.spec), accessOf, storeAccess);
+}
+
 FusedPlan planFused(FusedSpec spec) {
   FusedPlan plan;
   std::vector<bool> dead(spec.values.size(), false);
@@ -231,8 +236,8 @@ FusedPlan planFused(FusedSpec spec) {
   plan.spec = std::move(spec);
   plan.total = elements(plan.spec.space);
   if (plan.total == 0 && plan.spec.reduces.empty()) return plan;
-  std::vector<int> accessOf(plan.spec.values.size(), -1), storeAccess;
-  arrange(plan, orderDims(plan.spec), accessOf, storeAccess);
+  std::vector<int> accessOf, storeAccess;
+  planDims(plan, accessOf, storeAccess);
   plan.blockDim = chooseBlockDim(plan);
   const int64_t width = std::max<int64_t>(plan.width(), 1);
   plan.acrossRows = width < kTile / 2;

@@ -58,8 +58,12 @@ struct FusedPlan {
 
 FusedPlan planFused(FusedSpec spec);
 
+/// The plan's extents, accesses and reduce, of its spec: dims of one element dropped, the others permuted and
+/// merged. `accessOf`: by value, -1 where it reads nothing; `storeAccess`: by store.
+void planDims(FusedPlan& plan, std::vector<int>& accessOf, std::vector<int>& storeAccess);
+
 /// The plan's steps, slots and in-place pairs, once its accesses are there. `dead`: values that another one's
-/// op has taken in; `accessOf`: by value, -1 where it reads nothing; `storeAccess`: by store.
+/// op has taken in.
 void planSteps(FusedPlan& plan, const std::vector<bool>& dead, std::vector<int> accessOf,
                std::vector<int> storeAccess);
 

@@ -6,10 +6,15 @@
 
 namespace lazuli {
 
+std::string indexText(const char* op, const char* what, int64_t value, int64_t position, int64_t dim,
+                      int64_t size) {
+  return std::string(op) + ": " + what + " " + std::to_string(value) + " at position " +
+         std::to_string(position) + " is out of range for dim " + std::to_string(dim) + " of size " +
+         std::to_string(size);
+}
+
 void failIndex(const char* op, const char* what, int64_t value, int64_t position, int64_t dim, int64_t size) {
-  throw ProgramError(std::string(op) + ": " + what + " " + std::to_string(value) + " at position " +
-                     std::to_string(position) + " is out of range for dim " + std::to_string(dim) +
-                     " of size " + std::to_string(size));
+  throw ProgramError(indexText(op, what, value, position, dim, size));
 }
 
 void checkIndices(const char* op, const std::byte* indices, DType dtype, int64_t n, int64_t dim,

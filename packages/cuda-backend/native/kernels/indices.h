@@ -10,6 +10,9 @@ inline int64_t indexAt(const std::byte* indices, DType dtype, int64_t i) {
                              : reinterpret_cast<const int64_t*>(indices)[i];
 }
 
+/// "gather: index 7 at position 2 is out of range for dim 1 of size 4"
+std::string indexText(const char* op, const char* what, int64_t value, int64_t position, int64_t dim,
+                      int64_t size);
 [[noreturn]] void failIndex(const char* op, const char* what, int64_t value, int64_t position, int64_t dim,
                             int64_t size);
 

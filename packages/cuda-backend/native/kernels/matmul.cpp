@@ -153,18 +153,6 @@ void Matmul::run(const KernelArgs& args) const {
     own_->run(a, b, args.writes[0], epilogue, scratch);
 }
 
-std::string label(const MatmulSpec& spec, const MatmulShape& s) {
-  static constexpr const char* activations[] = {"", " relu", " gelu_tanh", " gelu_erf", " silu"};
-  std::string text = std::string("matmul ") + name(spec.a.dtype) + " ";
-  if (s.batches() != 1) text += std::to_string(s.batches()) + " x ";
-  text += std::to_string(s.m) + "x" + std::to_string(s.k) + " * " + std::to_string(s.k) + "x" +
-          std::to_string(s.n);
-  if (spec.bias) text += " + bias";
-  text += activations[static_cast<size_t>(spec.activation)];
-  if (spec.residual) text += " + residual";
-  return text;
-}
-
 }  // namespace
 
 MadeKernel makeMatmul(const MatmulSpec& spec) {

@@ -163,6 +163,18 @@ std::vector<int64_t> batchOffsets(const Dims& batch, const MatmulOperand& operan
   return offsets;
 }
 
+std::string label(const MatmulSpec& spec, const MatmulShape& s) {
+  static constexpr const char* activations[] = {"", " relu", " gelu_tanh", " gelu_erf", " silu"};
+  std::string text = std::string("matmul ") + name(spec.a.dtype) + " ";
+  if (s.batches() != 1) text += std::to_string(s.batches()) + " x ";
+  text += std::to_string(s.m) + "x" + std::to_string(s.k) + " * " + std::to_string(s.k) + "x" +
+          std::to_string(s.n);
+  if (spec.bias) text += " + bias";
+  text += activations[static_cast<size_t>(spec.activation)];
+  if (spec.residual) text += " + residual";
+  return text;
+}
+
 bool matmulAccepts(const MatmulSpec& spec, size_t operand) {
   if (operand == 2) return spec.bias && (spec.bias->strides.empty() || spec.bias->strides.back() >= 0);
   const MatmulShape shape = matmulShape(spec);

@@ -32,6 +32,9 @@ struct MatmulShape {
 
 MatmulShape matmulShape(const MatmulSpec& spec);
 
+/// "matmul float32 2048x288 * 288x768 + residual"
+std::string label(const MatmulSpec& spec, const MatmulShape& shape);
+
 /// The operand as it is once copied to [batch, lines, depth].
 void setDense(MatmulOperand& operand, const Dims& batch, int64_t lines, int64_t depth);
 

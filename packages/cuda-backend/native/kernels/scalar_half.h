@@ -3,7 +3,7 @@
 // The half types as stored, and their conversions, without branches or calls. Included inside a namespace
 // (isa.h); needs <stdint.h> before it.
 
-#include "scalar_math.h"
+#include "kernels/scalar_math.h"
 
 struct BFloat16 {
   uint16_t bits;
@@ -12,10 +12,10 @@ struct Float16 {
   uint16_t bits;
 };
 
-inline float load(float x) { return x; }
-inline double load(double x) { return x; }
-inline float load(BFloat16 x) { return floatOf(static_cast<uint32_t>(x.bits) << 16); }
-inline float load(Float16 x) {
+LAZULI_SCALAR float load(float x) { return x; }
+LAZULI_SCALAR double load(double x) { return x; }
+LAZULI_SCALAR float load(BFloat16 x) { return floatOf(static_cast<uint32_t>(x.bits) << 16); }
+LAZULI_SCALAR float load(Float16 x) {
   // Shifted to float32's place the exponent is 112 too small; a product puts that right for subnormals too.
   const uint32_t magnitude = (x.bits & 0x7fffu) << 13;
   const uint32_t finite = bitsOf(floatOf(magnitude) * 0x1p112f);
@@ -24,14 +24,14 @@ inline float load(Float16 x) {
 }
 
 // To nearest, ties to even. NaN stays NaN, quiet.
-inline void store(float* to, float x) { *to = x; }
-inline void store(double* to, double x) { *to = x; }
-inline void store(BFloat16* to, float x) {
+LAZULI_SCALAR void store(float* to, float x) { *to = x; }
+LAZULI_SCALAR void store(double* to, double x) { *to = x; }
+LAZULI_SCALAR void store(BFloat16* to, float x) {
   const uint32_t bits = bitsOf(x);
   const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
   to->bits = static_cast<uint16_t>(x == x ? rounded : (bits >> 16 | 0x40u));
 }
-inline void store(Float16* to, float x) {
+LAZULI_SCALAR void store(Float16* to, float x) {
   const uint32_t bits = bitsOf(x);
   const uint32_t magnitude = bits & 0x7fffffffu;
   // Below 2^-14 the unit is 2^-24, which is that of float32 in [0.5, 1).

@@ -6,8 +6,21 @@
 // within 2.5 ulp everywhere, subnormals included, and keep NaN and infinities. Polynomials are least-maximum
 // fits of the relative error, found by iteratively reweighted least squares. Float64 goes to the C library.
 
-inline uint32_t bitsOf(float x) { return __builtin_bit_cast(uint32_t, x); }
-inline float floatOf(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+// How the bodies are declared, and what the C library's functions are called: GCC's builtins are vectorised
+// and folded; device compilers have the functions alone.
+#if defined(__CUDACC__)
+#define LAZULI_SCALAR __device__ __forceinline__
+#define LAZULI_LIBM(name) ::name
+#else
+#define LAZULI_SCALAR inline
+#define LAZULI_LIBM(name) __builtin_##name
+#endif
+
+inline constexpr float kInfinity = __builtin_bit_cast(float, 0x7f800000u);
+inline constexpr float kNaN = __builtin_bit_cast(float, 0x7fc00000u);
+
+LAZULI_SCALAR uint32_t bitsOf(float x) { return __builtin_bit_cast(uint32_t, x); }
+LAZULI_SCALAR float floatOf(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 
 // Added to a float32 of magnitude below 2^22, rounds it to the nearest integer, which the low mantissa bits
 // then hold.
@@ -15,10 +28,10 @@ inline constexpr float kRoundToInteger = 0x1.8p23f;
 inline constexpr float kLog2E = 0x1.715476p+0f;
 // ln 2 in two parts: the first has 16 bits, so that its product with an exponent is exact.
 inline constexpr float kLn2High = 0x1.62e4p-1f;
-inline constexpr float kLn2Low = 0x1.7f7d1cf79abcap-20f;
+inline constexpr float kLn2Low = 0x1.7f7d1cp-20f;
 
 /// e^r - 1 for |r| <= ln(2) / 2: r + r^2 q(r).
-inline float expm1Reduced(float r) {
+LAZULI_SCALAR float expm1Reduced(float r) {
   float q = 0x1.6a215ap-10f;
   q = q * r + 0x1.123b9ap-7f;
   q = q * r + 0x1.5558fcp-5f;
@@ -35,30 +48,30 @@ inline constexpr float kRoundForPower = kRoundToInteger + 254.0f;
 
 /// p 2^n for n in [-151, 129], where `rounded` is n + kRoundForPower. In two factors: 2^n itself may not be a
 /// float, and only the last product rounds.
-inline float timesPower(float p, float rounded) {
+LAZULI_SCALAR float timesPower(float p, float rounded) {
   const uint32_t bits = bitsOf(rounded), half = bits >> 1;
   return p * floatOf(half << 23) * floatOf((bits - half) << 23);
 }
 
-inline float exp_(float x) {
+LAZULI_SCALAR float exp_(float x) {
   const float rounded = x * kLog2E + kRoundForPower;
   const float n = rounded - kRoundForPower;
   const float r = (x - n * kLn2High) - n * kLn2Low;
   const float result = timesPower(1.0f + expm1Reduced(r), rounded);
   const float finite = x < -104.0f ? 0.0f : result;
-  return x > 89.0f ? __builtin_inff() : finite;
+  return x > 89.0f ? kInfinity : finite;
 }
 
-inline float exp2_(float x) {
+LAZULI_SCALAR float exp2_(float x) {
   const float rounded = x + kRoundForPower;
   const float r = (x - (rounded - kRoundForPower)) * 0x1.62e43p-1f;
   const float result = timesPower(1.0f + expm1Reduced(r), rounded);
   const float finite = x < -151.0f ? 0.0f : result;
-  return x > 129.0f ? __builtin_inff() : finite;
+  return x > 129.0f ? kInfinity : finite;
 }
 
 /// For x in [-18, 89].
-inline float expm1Body(float x) {
+LAZULI_SCALAR float expm1Body(float x) {
   const float rounded = x * kLog2E + kRoundToInteger;
   const float n = rounded - kRoundToInteger;
   const float r = (x - n * kLn2High) - n * kLn2Low;
@@ -67,15 +80,15 @@ inline float expm1Body(float x) {
   return 2.0f * (half * expm1Reduced(r) + (half - 0.5f));
 }
 
-inline float expm1_(float x) {
+LAZULI_SCALAR float expm1_(float x) {
   const float result = expm1Body(x);
   const float nonzero = x < -18.0f ? -1.0f : result;
   const float finite = x == 0.0f ? x : nonzero;
-  return x > 89.0f ? __builtin_inff() : finite;
+  return x > 89.0f ? kInfinity : finite;
 }
 
 /// log(m 2^e) where m = 1 + f in [sqrt(1/2), sqrt(2)): f - f^2/2 + f^3 p(f) + e ln 2.
-inline float logReduced(float f, float e) {
+LAZULI_SCALAR float logReduced(float f, float e) {
   float p = 0x1.1b4c8p-4f;
   p = p * f - 0x1.e2fc3ap-4f;
   p = p * f + 0x1.e65632p-4f;
@@ -93,7 +106,7 @@ inline float logReduced(float f, float e) {
 struct Exponent {
   float mantissa, exponent;  // mantissa in [sqrt(1/2), sqrt(2))
 };
-inline Exponent splitExponent(float x) {
+LAZULI_SCALAR Exponent splitExponent(float x) {
   const bool subnormal = x < 0x1p-126f;
   const uint32_t offset = 0x3f3504f3u;  // sqrt(1/2)
   const uint32_t bits = bitsOf(subnormal ? x * 0x1p23f : x) - offset;
@@ -102,24 +115,24 @@ inline Exponent splitExponent(float x) {
 }
 
 /// The result of a logarithm of x outside (0, inf).
-inline float logEdge(float x) {
-  const float notPositive = x == 0.0f ? -__builtin_inff() : __builtin_nanf("");
+LAZULI_SCALAR float logEdge(float x) {
+  const float notPositive = x == 0.0f ? -kInfinity : kNaN;
   return x <= 0.0f ? notPositive : x;
 }
 
-inline float log_(float x) {
+LAZULI_SCALAR float log_(float x) {
   const Exponent s = splitExponent(x);
   const float result = logReduced(s.mantissa - 1.0f, s.exponent);
-  return (x > 0.0f) & (x < __builtin_inff()) ? result : logEdge(x);
+  return (x > 0.0f) & (x < kInfinity) ? result : logEdge(x);
 }
 
-inline float log2_(float x) {
+LAZULI_SCALAR float log2_(float x) {
   const Exponent s = splitExponent(x);
   const float result = s.exponent + logReduced(s.mantissa - 1.0f, 0.0f) * kLog2E;
-  return (x > 0.0f) & (x < __builtin_inff()) ? result : logEdge(x);
+  return (x > 0.0f) & (x < kInfinity) ? result : logEdge(x);
 }
 
-inline float log1p_(float x) {
+LAZULI_SCALAR float log1p_(float x) {
   const float u = 1.0f + x;
   const Exponent s = splitExponent(u);
   // What rounding took from u, in units of the mantissa.
@@ -128,23 +141,23 @@ inline float log1p_(float x) {
   const float unit = floatOf(static_cast<uint32_t>(127 - (e > 126 ? 126 : e)) << 23);
   const float result = logReduced((s.mantissa - 1.0f) + lost * unit, s.exponent);
   const float finite = x == 0.0f ? x : result;
-  return (u > 0.0f) & (x < __builtin_inff()) ? finite : logEdge(u);
+  return (u > 0.0f) & (x < kInfinity) ? finite : logEdge(u);
 }
 
-inline float tanh_(float x) {
-  const float a = __builtin_fabsf(x);
+LAZULI_SCALAR float tanh_(float x) {
+  const float a = LAZULI_LIBM(fabsf)(x);
   const float t = expm1Body(2.0f * a);
   const float size = t / (t + 2.0f);
-  return __builtin_copysignf(a > 10.0f ? 1.0f : size, x);
+  return LAZULI_LIBM(copysignf)(a > 10.0f ? 1.0f : size, x);
 }
 
-inline float sigmoid_(float x) {
-  const float e = exp_(-__builtin_fabsf(x));
+LAZULI_SCALAR float sigmoid_(float x) {
+  const float e = exp_(-LAZULI_LIBM(fabsf)(x));
   return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
-inline float erf_(float x) {
-  const float a = __builtin_fabsf(x);
+LAZULI_SCALAR float erf_(float x) {
+  const float a = LAZULI_LIBM(fabsf)(x);
   const float x2 = x * x;
   float p = 0x1.496a32p-14f;  // below 1: x + x p(x^2)
   p = p * x2 - 0x1.a3f7p-11f;
@@ -162,7 +175,7 @@ inline float erf_(float x) {
   q = q * a + 0x1.212a52p+0f;
   q = q * a - 0x1.7ea51ep-13f;
   const float rest = a > 4.0f ? 0.0f : exp_(-q);
-  const float large = __builtin_copysignf(1.0f - rest, x);
+  const float large = LAZULI_LIBM(copysignf)(1.0f - rest, x);
   const float small = x + x * p;
   return a < 1.0f ? small : large;
 }
@@ -188,7 +201,7 @@ constexpr TwoOverPi twoOverPi(int g) {
   return {parts[0], parts[1], parts[2]};
 }
 template <double TwoOverPi::*part>
-inline double chooseTwoOverPi(double magnitude) {
+LAZULI_SCALAR double chooseTwoOverPi(double magnitude) {
   constexpr TwoOverPi t0 = twoOverPi(0), t1 = twoOverPi(1), t2 = twoOverPi(2), t3 = twoOverPi(3),
                       t4 = twoOverPi(4);
   double chosen = magnitude < 0x1p104 ? t3.*part : t4.*part;
@@ -197,13 +210,13 @@ inline double chooseTwoOverPi(double magnitude) {
   return magnitude < 0x1p26 ? t0.*part : chosen;
 }
 
-inline double nearest(double x) { return (x + 0x1.8p52) - 0x1.8p52; }
-inline double modulo4(double x) { return x - 4.0 * nearest(x * 0.25); }
+LAZULI_SCALAR double nearest(double x) { return (x + 0x1.8p52) - 0x1.8p52; }
+LAZULI_SCALAR double modulo4(double x) { return x - 4.0 * nearest(x * 0.25); }
 
 /// sin(x + shift quarter turns).
-inline float sinShifted(float x, uint32_t shift) {
+LAZULI_SCALAR float sinShifted(float x, uint32_t shift) {
   const double wide = x;
-  const double magnitude = __builtin_fabs(wide);
+  const double magnitude = LAZULI_LIBM(fabs)(wide);
   const double high = modulo4(wide * chooseTwoOverPi<&TwoOverPi::high>(magnitude));
   const double mid = modulo4(wide * chooseTwoOverPi<&TwoOverPi::mid>(magnitude));
   const double low = wide * chooseTwoOverPi<&TwoOverPi::low>(magnitude);
@@ -219,17 +232,17 @@ inline float sinShifted(float x, uint32_t shift) {
   return floatOf(((bitsOf(cosine) & odd) | (bitsOf(sine) & ~odd)) ^ (quadrant & 2u) << 30);
 }
 
-inline float sin_(float x) { return x == 0.0f ? x : sinShifted(x, 0); }
-inline float cos_(float x) { return sinShifted(x, 1); }
+LAZULI_SCALAR float sin_(float x) { return x == 0.0f ? x : sinShifted(x, 0); }
+LAZULI_SCALAR float cos_(float x) { return sinShifted(x, 1); }
 
-inline double exp_(double x) { return __builtin_exp(x); }
-inline double exp2_(double x) { return __builtin_exp2(x); }
-inline double expm1_(double x) { return __builtin_expm1(x); }
-inline double log_(double x) { return __builtin_log(x); }
-inline double log2_(double x) { return __builtin_log2(x); }
-inline double log1p_(double x) { return __builtin_log1p(x); }
-inline double tanh_(double x) { return __builtin_tanh(x); }
-inline double sigmoid_(double x) { return 1.0 / (1.0 + __builtin_exp(-x)); }
-inline double erf_(double x) { return __builtin_erf(x); }
-inline double sin_(double x) { return __builtin_sin(x); }
-inline double cos_(double x) { return __builtin_cos(x); }
+LAZULI_SCALAR double exp_(double x) { return LAZULI_LIBM(exp)(x); }
+LAZULI_SCALAR double exp2_(double x) { return LAZULI_LIBM(exp2)(x); }
+LAZULI_SCALAR double expm1_(double x) { return LAZULI_LIBM(expm1)(x); }
+LAZULI_SCALAR double log_(double x) { return LAZULI_LIBM(log)(x); }
+LAZULI_SCALAR double log2_(double x) { return LAZULI_LIBM(log2)(x); }
+LAZULI_SCALAR double log1p_(double x) { return LAZULI_LIBM(log1p)(x); }
+LAZULI_SCALAR double tanh_(double x) { return LAZULI_LIBM(tanh)(x); }
+LAZULI_SCALAR double sigmoid_(double x) { return 1.0 / (1.0 + LAZULI_LIBM(exp)(-x)); }
+LAZULI_SCALAR double erf_(double x) { return LAZULI_LIBM(erf)(x); }
+LAZULI_SCALAR double sin_(double x) { return LAZULI_LIBM(sin)(x); }
+LAZULI_SCALAR double cos_(double x) { return LAZULI_LIBM(cos)(x); }

@@ -3,57 +3,27 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/sort_key.h"
 #include "types.h"
 
 namespace lazuli {
 
-/// Unsigned keys that order as the values do: NaN last and all alike, -0 as 0.
-template <class Bits>
-Bits floatKey(Bits bits, Bits infinity) {
-  constexpr Bits sign = Bits(1) << (sizeof(Bits) * 8 - 1);
-  const Bits magnitude = bits & static_cast<Bits>(~sign);
-  if (magnitude > infinity) return static_cast<Bits>(~Bits(0));
-  if (magnitude == 0) return sign;
-  return static_cast<Bits>(bits & sign ? ~bits : bits | sign);
-}
-
 template <DType dtype>
 struct SortKey;
 template <>
-struct SortKey<DType::f32> {
-  using Bits = uint32_t;
-  static Bits of(Bits bits) { return floatKey<Bits>(bits, 0x7f800000u); }
-};
+struct SortKey<DType::f32> : F32SortKey {};
 template <>
-struct SortKey<DType::f64> {
-  using Bits = uint64_t;
-  static Bits of(Bits bits) { return floatKey<Bits>(bits, 0x7ff0000000000000u); }
-};
+struct SortKey<DType::f64> : F64SortKey {};
 template <>
-struct SortKey<DType::bf16> {
-  using Bits = uint16_t;
-  static Bits of(Bits bits) { return floatKey<Bits>(bits, 0x7f80u); }
-};
+struct SortKey<DType::bf16> : BF16SortKey {};
 template <>
-struct SortKey<DType::f16> {
-  using Bits = uint16_t;
-  static Bits of(Bits bits) { return floatKey<Bits>(bits, 0x7c00u); }
-};
+struct SortKey<DType::f16> : F16SortKey {};
 template <>
-struct SortKey<DType::i32> {
-  using Bits = uint32_t;
-  static Bits of(Bits bits) { return bits ^ 0x80000000u; }
-};
+struct SortKey<DType::i32> : I32SortKey {};
 template <>
-struct SortKey<DType::i64> {
-  using Bits = uint64_t;
-  static Bits of(Bits bits) { return bits ^ 0x8000000000000000u; }
-};
+struct SortKey<DType::i64> : I64SortKey {};
 template <>
-struct SortKey<DType::u8> {
-  using Bits = uint8_t;
-  static Bits of(Bits bits) { return bits; }
-};
+struct SortKey<DType::u8> : U8SortKey {};
 
 /// A key above its index in one word, where they fit: distinct, so that any sort of them is stable.
 struct PackedItem {

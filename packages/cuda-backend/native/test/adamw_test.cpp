@@ -1,3 +1,6 @@
+#include <list>
+
+#include "device_harness.h"
 #include "kernel_harness.h"
 
 namespace lazuli::test {
@@ -59,6 +62,42 @@ TEST(Adamw, SkipsAStepWhereAsked) {
           EXPECT_EQ(out[k].at(i) == old[k]->at(i), skip == 1);
     }
   }
+}
+
+TEST(Adamw, ManyTogetherAreUpdatedAsEachAlone) {
+  const TestedEntry tested = entryOf(Op::adamw_update);
+  const std::vector<Attr> attrs = {number(0.9), number(0.95), number(1e-8), number(0.1), flag(true)};
+  std::list<Node> nodes;
+  const Array lr = Array::list(DType::f32, {}, {1e-2}), step = Array::list(DType::f32, {}, {3});
+  std::vector<Array> operands, results, alone;
+  std::vector<KernelRequest> requests;
+  for (uint32_t i = 0; i < 61; ++i) {
+    const Dims shape{i == 7 ? 0 : i == 30 ? 9001 : 1 + i * 13};
+    std::vector<Array> own;
+    for (uint32_t k = 0; k < 4; ++k) own.push_back(Array::random(DType::f32, shape, 4 * i + k));
+    own[3] = Array::of(DType::f32, shape, [&](int64_t j) { return std::fabs(own[2].at(j)); });
+    own.insert(own.end(), {lr, step});
+    const TensorType type{DType::f32, shape};
+    const ValueId first = 100 + 4 * i;  // lr and step are everyone's
+    nodes.push_back({Op::adamw_update, {first, first + 1, first + 2, first + 3, 1, 2}, {}, attrs});
+    KernelRequest request{nodes.back(), {}, {type, type, type}};
+    for (const Array& array : own) request.operands.push_back(Layout::dense(array.type));
+    for (Array& array : runKernel(Op::adamw_update, attrs, own, request.results)) {
+      results.emplace_back(array.type.dtype, array.type.shape);
+      alone.push_back(std::move(array));
+    }
+    requests.push_back(std::move(request));
+    operands.insert(operands.end(), own.begin(), own.end());
+  }
+  for (size_t i = 1; i < requests.size(); ++i)
+    EXPECT_TRUE(tested.entry.joins(std::span(requests).first(i), requests[i]));
+  const MadeKernel made = tested.entry.makeAll(requests);
+  std::vector<std::span<const std::byte>> reads;
+  for (const Array& array : operands) reads.push_back(array.bytes);
+  std::vector<std::span<std::byte>> writes;
+  for (Array& array : results) writes.push_back(array.bytes);
+  runMade(tested.cuda, made, reads, writes);
+  for (size_t i = 0; i < results.size(); ++i) EXPECT_EQ(results[i].bytes, alone[i].bytes) << i;
 }
 
 TEST(Adamw, FirstStepsKeepTheirDigits) {

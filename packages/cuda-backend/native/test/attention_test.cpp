@@ -10,6 +10,7 @@
 #include <optional>
 #include <random>
 
+#include "device_harness.h"
 #include "parallel.h"
 
 namespace lazuli {
@@ -80,19 +81,19 @@ struct Array {
   }
 };
 
-enum class Order { dense, byRow, gaps };
+enum class Order { dense, byRow, gaps, aligned };
 
 /// A [b, h, t, k] array in one of the layouts that models have: dense; a view of [b, t, h, k]; with unused
-/// columns.
+/// columns; a view of [b, t, h, k] with unused columns, all rows at multiples of 8.
 Array makeArray(DType dtype, const Dims& shape, Order order, std::mt19937& random, bool zero = false) {
   Array array{Layout::dense({dtype, shape}), {}};
-  const int64_t gap = order == Order::gaps ? 5 : 0, row = shape[3] + gap;
-  if (order == Order::byRow) {
+  const int64_t gap = order == Order::gaps ? 5 : order == Order::aligned ? 8 : 0, row = shape[3] + gap;
+  if (order == Order::byRow || order == Order::aligned) {
     array.layout.strides = {shape[1] * shape[2] * row, row, shape[1] * row, 1};
   } else {
     array.layout.strides = {shape[1] * shape[2] * row, shape[2] * row, row, 1};
   }
-  array.layout.offset = order == Order::dense ? 0 : 2;
+  array.layout.offset = order == Order::dense ? 0 : order == Order::aligned ? 8 : 2;
   const int64_t count = shape[0] * shape[1] * shape[2] * row + array.layout.offset;
   array.data.resize(at(count) * sizeBytes(dtype));
   std::normal_distribution<float> normal;
@@ -157,25 +158,28 @@ double biasAt(const Array& bias, int64_t b, int64_t h, int64_t i, int64_t j) {
   return bias.data[at(b * s[0] + h * s[1] + i * s[2] + j * s[3])] == std::byte{0} ? -INFINITY : 0;
 }
 
-std::vector<std::vector<std::byte>> runKernel(const KernelEntry& entry, Op op, const Case& c,
-                                              const std::vector<const Array*>& inputs,
+std::vector<std::vector<std::byte>> runKernel(Op op, const Case& c, const std::vector<const Array*>& inputs,
                                               const std::vector<TensorType>& results) {
+  const test::TestedEntry tested = test::entryOf(op);
   Node node{op, {}, {}, {int64_t{c.causal}, c.offset, c.scale, c.window}};
   KernelRequest request{node, {}, results};
-  std::vector<const std::byte*> reads;
+  std::vector<std::span<const std::byte>> reads;
   for (size_t i = 0; i < inputs.size(); i++) {
-    EXPECT_TRUE(entry.accepts(node, i, inputs[i]->layout));
+    EXPECT_TRUE(tested.entry.accepts(node, i, inputs[i]->layout));
     request.operands.push_back(inputs[i]->layout);
-    reads.push_back(inputs[i]->data.data());
+    reads.push_back(inputs[i]->data);
   }
-  MadeKernel made = entry.make(request);
+  const MadeKernel made = tested.entry.make(request);
   std::vector<std::vector<std::byte>> outputs;
-  std::vector<std::byte*> writes;
   for (const TensorType& type : results) outputs.emplace_back(type.bytes(), std::byte{0x7f});
-  for (auto& output : outputs) writes.push_back(output.data());
-  std::vector<std::byte> scratch(made.scratchBytes + 64, std::byte{0xff});  // NaN
-  std::byte* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
-  made.kernel->run({reads.data(), writes.data(), aligned});
+  std::vector<std::span<std::byte>> writes(outputs.begin(), outputs.end());
+  test::runMade(tested.cuda, made, reads, writes);
+  if (tested.cuda) {
+    auto again = outputs;
+    writes.assign(again.begin(), again.end());
+    test::runMade(tested.cuda, made, reads, writes, {-1, -1}, test::Manner::other);
+    EXPECT_EQ(outputs, again);
+  }
   return outputs;
 }
 
@@ -216,8 +220,7 @@ void check(const Case& c, uint32_t seed = 1) {
   };
   std::vector<const Array*> operands{&q, &k, &v};
   addExtras(operands);
-  const auto forward =
-      runKernel(attentionEntry, Op::attention, c, operands, {{c.dtype, outShape}, {DType::f32, lseShape}});
+  const auto forward = runKernel(Op::attention, c, operands, {{c.dtype, outShape}, {DType::f32, lseShape}});
   const double unit = c.dtype == DType::bf16  ? 1e-2
                       : c.dtype == DType::f16 ? 2e-3
                       : c.dtype == DType::f32 ? 4e-6
@@ -291,8 +294,8 @@ void check(const Case& c, uint32_t seed = 1) {
   const DType work = c.dtype == DType::f64 ? DType::f64 : DType::f32;
   if (graded) results.push_back({work, bias->layout.shape});
   const auto gradients = [&] {
-    return graded ? runKernel(attentionBiasGradEntry, Op::attention_bias_grad, c, inputs, results)
-                  : runKernel(attentionGradEntry, Op::attention_grad, c, inputs, results);
+    return graded ? runKernel(Op::attention_bias_grad, c, inputs, results)
+                  : runKernel(Op::attention_grad, c, inputs, results);
   };
   const auto grads = gradients();
   const char* names[] = {"dq", "dk", "dv", "dbias"};
@@ -403,15 +406,15 @@ TEST(Attention, LeastFloats) {
               k = makeArray(c.dtype, {1, 1, 70, 16}, c.order, random), v = k;
   Array bias = makeBias(c, random);
   for (int64_t j = 0; j < 70; j++) put(DType::f32, bias.data.data(), j, std::numeric_limits<float>::lowest());
-  const auto out = runKernel(attentionEntry, Op::attention, c, {&q, &k, &v, &bias},
-                             {{c.dtype, {1, 1, 3, 16}}, {DType::f32, {1, 1, 3}}});
+  const auto out =
+      runKernel(Op::attention, c, {&q, &k, &v, &bias}, {{c.dtype, {1, 1, 3, 16}}, {DType::f32, {1, 1, 3}}});
   double mean = 0;
   for (int64_t j = 0; j < 70; j++) mean += v(0, 0, j, 5) / 70;
   EXPECT_NEAR(get(DType::f32, out[0].data(), 5), mean, 1e-5);
   Array y{Layout::dense({c.dtype, {1, 1, 3, 16}}), out[0]},
       lse{Layout::dense({DType::f32, {1, 1, 3}}), out[1]};
   const auto grads =
-      runKernel(attentionGradEntry, Op::attention_grad, c, {&q, &k, &v, &y, &lse, &q, &bias},
+      runKernel(Op::attention_grad, c, {&q, &k, &v, &y, &lse, &q, &bias},
                 {{c.dtype, {1, 1, 3, 16}}, {c.dtype, {1, 1, 70, 16}}, {c.dtype, {1, 1, 70, 16}}});
   for (const auto& grad : grads)
     for (int64_t i = 0; i < 3 * 16; i++) EXPECT_TRUE(std::isfinite(get(DType::f32, grad.data(), i)));
@@ -514,6 +517,44 @@ TEST(Attention, DTypes) {
                .dlse = true});
 }
 
+// CUDA's tensor cores take these head sizes, 128 queries or keys at a time.
+TEST(Attention, HalfTypes) {
+  for (DType dtype : {DType::bf16, DType::f16})
+    for (int64_t depth : {64, 96, 128})
+      for (int64_t queries : {1, 64, 129})
+        for (int64_t keys : {63, 130}) {
+          if (dtype == DType::f16 && queries != 129) continue;
+          SCOPED_TRACE(testing::Message() << depth << " " << queries << " queries " << keys << " keys");
+          Case c;
+          c.queries = queries, c.keys = keys, c.depth = c.valueDepth = depth, c.dtype = dtype;
+          c.scale = 1 / std::sqrt(depth);
+          c.causal = keys == 130, c.offset = 1;
+          c.order = queries == 64 ? Order::aligned : Order::dense;
+          check(c);
+        }
+}
+
+TEST(Attention, HalfTypesMasked) {
+  for (DType dtype : {DType::bf16, DType::f16})
+    for (int64_t depth : {64, 96, 128}) {
+      if (dtype == DType::f16 && depth != 64) continue;
+      Case c;
+      c.batch = 2, c.heads = 2, c.groups = 1, c.queries = 150, c.keys = 200;
+      c.depth = c.valueDepth = depth, c.dtype = dtype, c.scale = 1 / std::sqrt(depth),
+      c.order = Order::aligned;
+      c.causal = true, c.shift = 60, c.offset = 60, c.dlse = true;
+      check(c);
+      c.offset = -90;  // some rows see nothing
+      check(c);
+      c.offset = 0, c.window = 70;
+      check(c);
+      c.segment = [](int64_t i) { return static_cast<int32_t>(i / 100); };
+      check(c);
+      c.causal = false, c.window = 0, c.segment = [](int64_t i) { return static_cast<int32_t>(i * 7 % 3); };
+      check(c);
+    }
+}
+
 TEST(Attention, Scales) {
   for (double scale : {0.0, -0.5, 1.0, 3.0})
     for (DType dtype : {DType::f32, DType::f64})
@@ -533,8 +574,7 @@ TEST(Attention, NaNStaysInItsRow) {
   Array q = makeArray(c.dtype, shape, c.order, random);
   const Array k = makeArray(c.dtype, shape, c.order, random), v = makeArray(c.dtype, shape, c.order, random);
   put(c.dtype, q.data.data(), 20 * 16 + 3, NAN);
-  const auto out =
-      runKernel(attentionEntry, Op::attention, c, {&q, &k, &v}, {{c.dtype, shape}, {DType::f32, {1, 1, 40}}});
+  const auto out = runKernel(Op::attention, c, {&q, &k, &v}, {{c.dtype, shape}, {DType::f32, {1, 1, 40}}});
   for (int64_t i = 0; i < 40; i++) {
     EXPECT_EQ(std::isnan(get(DType::f32, out[0].data(), i * 16)), i == 20);
     EXPECT_EQ(std::isnan(get(DType::f32, out[1].data(), i)), i == 20);

@@ -1,5 +1,10 @@
 #include "build.h"
 
+#include "device_harness.h"
+#if LAZULI_HAVE_CUDA
+#include "cuda_programs.h"
+#endif
+
 #include <algorithm>
 #include <cstring>
 
@@ -138,8 +143,26 @@ std::vector<Array> runLowered(const Lowered& lowered, const std::vector<Array>& 
   return outputs;
 }
 
+bool onlyFewPrograms() {
+#if LAZULI_HAVE_CUDA
+  return testsCubins() || onCuda();
+#else
+  return false;
+#endif
+}
+
+bool isNear(const Array& expected, const Array& actual, int64_t i, double tolerance, double scale) {
+  const double want = expected.at(i), got = actual.at(i);
+  if (std::isnan(want) ? std::isnan(got) : want == got) return true;
+  const double allowed = isFloat(expected.type.dtype) ? tolerance * std::max(scale, std::abs(want)) : 0;
+  return std::abs(want - got) <= allowed;
+}
+
 void expectReference(const Program& program, const std::vector<Array>& inputs, double tolerance,
                      double scale) {
+#if LAZULI_HAVE_CUDA
+  if (testsCubins() || onCuda()) return expectReferenceOfCuda(program, inputs, tolerance, scale);
+#endif
   const std::vector<Array> expected = reference(program, inputs);
   for (bool fuse : {true, false}) {
     const Lowered lowered = lower(program, fuse);
@@ -149,13 +172,9 @@ void expectReference(const Program& program, const std::vector<Array>& inputs, d
       for (size_t k = 0; k < actual.size(); k++) {
         ASSERT_EQ(actual[k].bytes.size(), expected[k].bytes.size());
         for (int64_t i = 0; i < expected[k].type.elements(); i++) {
-          const double want = expected[k].at(i), got = actual[k].at(i);
-          if (std::isnan(want) ? std::isnan(got) : want == got) continue;
-          const double allowed =
-              isFloat(expected[k].type.dtype) ? tolerance * std::max(scale, std::abs(want)) : 0;
-          ASSERT_LE(std::abs(want - got), allowed)
-              << "output " << k << " element " << i << ": " << got << ", not " << want
-              << (fuse ? ", fused" : ", not fused") << "\n"
+          ASSERT_TRUE(isNear(expected[k], actual[k], i, tolerance, scale))
+              << "output " << k << " element " << i << ": " << actual[k].at(i) << ", not "
+              << expected[k].at(i) << (fuse ? ", fused" : ", not fused") << "\n"
               << describe(lowered);
         }
       }

@@ -77,8 +77,16 @@ std::vector<Array> runLowered(const Lowered& lowered, const std::vector<Array>& 
 /// Node by node, element by element, each result rounded to its dtype: what every lowering must give.
 std::vector<Array> reference(const Program& program, const std::vector<Array>& inputs);
 
+/// Whether expectReference compiles what it is given, so that there had better be few.
+bool onlyFewPrograms();
+
+/// Whether element i is what is expected, within `tolerance` relative to max(|expected|, scale).
+bool isNear(const Array& expected, const Array& actual, int64_t i, double tolerance, double scale);
+
 /// Lowers fused and not, runs with and without shared memory, and compares with the reference.
-/// `tolerance` is relative to max(|expected|, scale).
+/// `tolerance` is relative to max(|expected|, scale). With LAZULI_TEST_DEVICE=cuda the fused kernels are
+/// CUDA's; as those of many programs are compiled together, the comparison may come later. With
+/// LAZULI_TEST_DEVICE=cubin they are only compiled, by NVRTC for sm_80 and sm_90a.
 void expectReference(const Program& program, const std::vector<Array>& inputs, double tolerance = 1e-5,
                      double scale = 1);
 

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstring>
 
+#include "cpu/memory.h"
 #include "lowered_writer.h"
 #include "program_writer.h"
 

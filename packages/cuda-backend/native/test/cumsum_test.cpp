@@ -8,9 +8,9 @@ TEST(Cumsum, EveryDim) {
     Dims shape;
     int64_t dim;
   };
-  const Case cases[] = {{{1}, 0},         {{7}, 0},      {{5, 300}, 0},  {{5, 300}, 1},
-                        {{3, 4, 700}, 1}, {{0, 3}, 0},   {{3, 0}, 1},    {{50000}, 0},
-                        {{3, 40001}, 1},  {{100, 9}, 1}, {{2, 33, 1}, 1}};
+  const Case cases[] = {{{1}, 0},         {{7}, 0},      {{5, 300}, 0},   {{5, 300}, 1},
+                        {{3, 4, 700}, 1}, {{0, 3}, 0},   {{3, 0}, 1},     {{50000}, 0},
+                        {{3, 40001}, 1},  {{100, 9}, 1}, {{2, 33, 1}, 1}, {{300, 5}, 0}};
   for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i32, DType::i64, DType::u8}) {
     for (const Case& c : cases) {
       for (bool reverse : {false, true}) {

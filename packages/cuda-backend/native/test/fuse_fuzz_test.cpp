@@ -247,8 +247,11 @@ class Fuzzer {
   std::vector<Array> arrays_;
 };
 
+/// Of the CPU; what is compiled for another device takes far longer.
+uint32_t seeds(uint32_t many) { return onlyFewPrograms() ? many / 20 : many; }
+
 TEST(FuseFuzz, SmallShapes) {
-  for (uint32_t seed = 0; seed < 2000; seed++) {
+  for (uint32_t seed = 0; seed < seeds(2000); seed++) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     ASSERT_NO_THROW(Fuzzer(seed, false).run());
     if (HasFatalFailure()) return;
@@ -256,7 +259,7 @@ TEST(FuseFuzz, SmallShapes) {
 }
 
 TEST(FuseFuzz, LargeShapes) {
-  for (uint32_t seed = 0; seed < 300; seed++) {
+  for (uint32_t seed = 0; seed < seeds(300); seed++) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     ASSERT_NO_THROW(Fuzzer(seed, true).run());
     if (HasFatalFailure()) return;

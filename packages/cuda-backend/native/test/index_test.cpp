@@ -1,3 +1,4 @@
+#include "device_harness.h"
 #include "kernel_harness.h"
 
 namespace lazuli::test {
@@ -37,7 +38,8 @@ TEST(Index, SelectAndAdd) {
   const Case cases[] = {{{5, 3}, {7}, 0},       {{100, 64}, {2, 33}, 0}, {{4, 9, 5}, {3}, 1},
                         {{6, 8}, {4, 2}, 1},    {{3000, 17}, {400}, 0},  {{10}, {}, 0},
                         {{4, 3}, {0}, 0},       {{0, 3}, {0}, 0},        {{5, 0}, {3}, 0},
-                        {{3, 2, 700}, {50}, 1}, {{1, 5}, {900}, 0},      {{7, 40000}, {20}, 1}};
+                        {{3, 2, 700}, {50}, 1}, {{1, 5}, {900}, 0},      {{7, 40000}, {20}, 1},
+                        {{300, 3}, {5000}, 0}};
   for (DType dtype : kAll) {
     for (DType indexType : {DType::i32, DType::i64}) {
       for (const Case& c : cases) {
@@ -120,15 +122,12 @@ TEST(Index, AddsToOneValueEverywhere) {
     const Array updates = Array::list(DType::f32, {3, 2}, {1, 2, 3, 4, 5, 6});
     const Node node{Op::index_add, {}, {}, {integer(0)}};
     const Layout base{DType::f32, {5, 2}, {0, 0}, 0};
-    const KernelEntry& entry = *findKernel(Op::index_add);
+    const auto [entry, cuda] = entryOf(Op::index_add);
     ASSERT_TRUE(entry.accepts(node, 0, base));
     Array out(DType::f32, {5, 2});
     const MadeKernel made =
         entry.make({node, {base, Layout::dense(index.type), Layout::dense(updates.type)}, {out.type}});
-    std::vector<uint64_t> scratch(made.scratchBytes / 8 + 1);
-    const std::byte* reads[] = {stored.bytes.data(), index.bytes.data(), updates.bytes.data()};
-    std::byte* writes[] = {out.bytes.data()};
-    made.kernel->run({reads, writes, reinterpret_cast<std::byte*>(scratch.data())});
+    runMade(cuda, made, {stored.bytes, index.bytes, updates.bytes}, {out.bytes});
     std::vector<double> expected = {3, 4, 0, 0, 0, 0, 0, 0, 6, 8};
     for (double& e : expected) e += value;
     expectClose(out, expected);

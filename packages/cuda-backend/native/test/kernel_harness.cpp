@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "parallel.h"
+#include "device_harness.h"
 
 namespace lazuli::test {
 namespace {
@@ -92,33 +92,23 @@ void writeAs(DType dtype, std::byte* to, double value) {
 }
 
 struct Call {
-  const KernelEntry& entry;
+  TestedEntry tested;
   const Node& node;
   const std::vector<TensorType>& results;
   std::vector<Layout> layouts;
-  std::vector<const std::byte*> reads;
+  std::vector<std::span<const std::byte>> reads;
 
-  std::vector<Array> run(const MadeKernel& made, std::pair<int, int> inPlace,
-                         const std::vector<Array>& operands) {
+  MadeKernel make() const { return tested.entry.make({node, layouts, results}); }
+  std::vector<Array> run(const MadeKernel& made, std::pair<int, int> inPlace = {-1, -1},
+                         Manner manner = Manner::plain) const {
     std::vector<Array> out;
     for (const TensorType& type : results) {
       out.emplace_back(type.dtype, type.shape);
       std::fill(out.back().bytes.begin(), out.back().bytes.end(), std::byte{0xcd});
     }
-    std::vector<const std::byte*> from = reads;
-    if (inPlace.first >= 0) {
-      Array& shared = out[inPlace.first];
-      shared.bytes = operands[inPlace.second].bytes;
-      from[inPlace.second] = shared.bytes.data();
-    }
-    std::vector<std::byte*> to;
-    for (Array& array : out) to.push_back(array.bytes.data());
-    struct alignas(64) Line {
-      std::byte bytes[64];
-    };
-    std::vector<Line> scratch((made.scratchBytes + 63) / 64);
-    for (Line& line : scratch) std::memset(line.bytes, 0xff, sizeof(line.bytes));
-    made.kernel->run({from.data(), to.data(), reinterpret_cast<std::byte*>(scratch.data())});
+    std::vector<std::span<std::byte>> to;
+    for (Array& array : out) to.push_back(array.bytes);
+    runMade(tested.cuda, made, reads, to, inPlace, manner);
     return out;
   }
 };
@@ -149,10 +139,10 @@ std::pair<Layout, std::vector<std::byte>> spaced(const Array& array) {
 Node nodeOf(Op op, std::vector<Attr> attrs) { return {op, {}, {}, std::move(attrs)}; }
 
 Call callOf(const Node& node, const std::vector<Array>& operands, const std::vector<TensorType>& results) {
-  Call call{*findKernel(node.op), node, results, {}, {}};
+  Call call{entryOf(node.op), node, results, {}, {}};
   for (const Array& operand : operands) {
     call.layouts.push_back(Layout::dense(operand.type));
-    call.reads.push_back(operand.bytes.data());
+    call.reads.push_back(operand.bytes);
   }
   return call;
 }
@@ -198,31 +188,22 @@ std::vector<double> Array::values() const {
 std::vector<Array> runKernel(Op op, std::vector<Attr> attrs, const std::vector<Array>& operands,
                              const std::vector<TensorType>& results) {
   const Node node = nodeOf(op, std::move(attrs));
-  Call call = callOf(node, operands, results);
-  const MadeKernel made = call.entry.make({node, call.layouts, results});
-  const std::vector<Array> out = call.run(made, {-1, -1}, operands);
-
-  // Inside a parallel region a kernel runs on the one thread that calls it.
-  std::vector<Array> alone;
-  parallelRegion([&](int thread, int) {
-    if (thread == 0) alone = call.run(made, {-1, -1}, operands);
-  });
-  expectSame(out, alone, "on one thread");
-
-  for (const auto& [result, operand] : made.inPlace) {
-    const auto pair = std::pair<int, int>(result, operand);
-    expectSame(out, call.run(made, pair, operands), "over operand " + std::to_string(operand));
-  }
+  const Call call = callOf(node, operands, results);
+  const MadeKernel made = call.make();
+  const std::vector<Array> out = call.run(made);
+  expectSame(out, call.run(made, {-1, -1}, Manner::other), "on one thread or as a graph");
+  for (const auto& [result, operand] : made.inPlace)
+    expectSame(out, call.run(made, {result, operand}), "over operand " + std::to_string(operand));
 
   for (size_t i = 0; i < operands.size(); ++i) {
     if (operands[i].type.shape.size() < 2 || operands[i].type.elements() == 0) continue;
     const auto [layout, bytes] = spaced(operands[i]);
-    if (!call.entry.accepts || !call.entry.accepts(node, i, layout)) continue;
+    const auto accepts = call.tested.entry.accepts;
+    if (!accepts || !accepts(node, i, layout)) continue;
     Call other = call;
     other.layouts[i] = layout;
-    other.reads[i] = bytes.data();
-    const MadeKernel spacedKernel = call.entry.make({node, other.layouts, results});
-    expectSame(out, other.run(spacedKernel, {-1, -1}, operands), "with spaced operand " + std::to_string(i));
+    other.reads[i] = bytes;
+    expectSame(out, other.run(other.make()), "with spaced operand " + std::to_string(i));
   }
   return out;
 }
@@ -230,10 +211,9 @@ std::vector<Array> runKernel(Op op, std::vector<Attr> attrs, const std::vector<A
 std::string failure(Op op, std::vector<Attr> attrs, const std::vector<Array>& operands,
                     const std::vector<TensorType>& results) {
   const Node node = nodeOf(op, std::move(attrs));
-  Call call = callOf(node, operands, results);
-  const MadeKernel made = call.entry.make({node, call.layouts, results});
+  const Call call = callOf(node, operands, results);
   try {
-    call.run(made, {-1, -1}, operands);
+    call.run(call.make());
   } catch (const ProgramError& error) {
     return error.what();
   }

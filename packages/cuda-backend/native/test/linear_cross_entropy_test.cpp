@@ -1,3 +1,4 @@
+#include "device_harness.h"
 #include "kernel_harness.h"
 
 namespace lazuli::test {
@@ -99,6 +100,23 @@ TEST(LinearCrossEntropy, ChunksOfManyClasses) {
   expectClose(out[1], of.lse);
   expectClose(out[2], of.dx, 4);
   expectClose(out[3], of.dweight, 4);
+}
+
+TEST(LinearCrossEntropy, ChunksOnCuda) {
+  if (!onCuda()) GTEST_SKIP() << "more than CUDA's chunk of 256 MB";
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    Loss of(dtype, 259, 2, 262200, 0);
+    of.compute();
+    const TensorType row{DType::f32, {259}};
+    std::vector<Attr> attrs = of.attrs();
+    attrs.insert(attrs.end(), {flag(true), flag(true)});
+    const auto out = runKernel(Op::linear_cross_entropy_grad, attrs, {of.x, of.weight, of.target, of.g},
+                               {row, row, of.x.type, of.weight.type});
+    expectClose(out[0], of.loss, 4);
+    expectClose(out[1], of.lse, 4);
+    expectClose(out[2], of.dx, 4);
+    expectClose(out[3], of.dweight, 4);
+  }
 }
 
 TEST(LinearCrossEntropy, LargeAndSpecialLogits) {

@@ -3,7 +3,8 @@
 namespace lazuli::test {
 namespace {
 
-const Dims kShapes[] = {{1, 1}, {3, 5}, {7, 16}, {2, 3, 33}, {65, 288}, {2100, 24}, {2, 5000}, {0, 8}, {40}};
+const Dims kShapes[] = {{1, 1},    {3, 5},  {7, 16},  {2, 3, 33}, {65, 288}, {2100, 24},
+                        {2, 5000}, {3, 31}, {5, 257}, {2, 4099},  {0, 8},    {40}};
 constexpr double kEps = 1e-5;
 
 struct Sample {

@@ -1,3 +1,4 @@
+#include "device_harness.h"
 #include "kernel_harness.h"
 
 namespace lazuli::test {
@@ -54,15 +55,12 @@ TEST(Rope, ReadsTransposedHeads) {
   }
   const Node node{Op::rope, {}, {}, {flag(false), flag(false)}};
   const Layout x{DType::f32, {B, H, T, K}, {T * H * K, K, H * K, 1}, 0};
-  const KernelEntry& entry = *findKernel(Op::rope);
+  const auto [entry, cuda] = entryOf(Op::rope);
   ASSERT_TRUE(entry.accepts(node, 0, x));
   const MadeKernel made =
       entry.make({node, {x, Layout::dense(e.cos.type), Layout::dense(e.sin.type)}, {e.x.type}});
   Array out(DType::f32, {B, H, T, K});
-  const std::byte* reads[] = {reinterpret_cast<const std::byte*>(stored.data()), e.cos.bytes.data(),
-                              e.sin.bytes.data()};
-  std::byte* writes[] = {out.bytes.data()};
-  made.kernel->run({reads, writes, nullptr});
+  runMade(cuda, made, {std::as_bytes(std::span(stored)), e.cos.bytes, e.sin.bytes}, {out.bytes});
   expectClose(out, e.y);
   EXPECT_FALSE(entry.accepts(node, 0, {DType::f32, {B, H, T, K}, {T * H * K, K * T, 1, T}, 0}));
 }

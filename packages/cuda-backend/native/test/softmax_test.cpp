@@ -3,7 +3,8 @@
 namespace lazuli::test {
 namespace {
 
-const Dims kShapes[] = {{1, 1}, {3, 5}, {7, 16}, {2, 3, 33}, {130, 100}, {5, 1000}, {2, 32003}, {0, 8}, {9}};
+const Dims kShapes[] = {{1, 1},     {3, 5},  {7, 16},  {2, 3, 33}, {130, 100}, {5, 1000},
+                        {2, 32003}, {3, 31}, {5, 257}, {2, 4099},  {0, 8},     {9}};
 
 struct Row {
   std::vector<double> exps;

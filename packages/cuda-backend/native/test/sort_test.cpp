@@ -57,9 +57,9 @@ void check(Op op, const Array& x, const Case& c, bool descending) {
 }
 
 TEST(Sort, StableAlongEveryDim) {
-  const Case cases[] = {{{1}, 0, 1},       {{9}, 0, 9},       {{5, 33}, 1, 33},   {{33, 5}, 0, 33},
-                        {{2, 9, 4}, 1, 9}, {{3000}, 0, 3000}, {{3, 700}, 1, 700}, {{0, 3}, 0, 0},
-                        {{3, 0}, 1, 0},    {{0, 3}, 1, 3}};
+  const Case cases[] = {{{1}, 0, 1},       {{9}, 0, 9},       {{5, 33}, 1, 33},    {{33, 5}, 0, 33},
+                        {{2, 9, 4}, 1, 9}, {{3000}, 0, 3000}, {{3, 700}, 1, 700},  {{0, 3}, 0, 0},
+                        {{3, 0}, 1, 0},    {{0, 3}, 1, 3},    {{4500, 2}, 0, 4500}};
   for (DType dtype : kAll) {
     for (const Case& c : cases) {
       for (bool descending : {false, true}) check(Op::sort, sample(dtype, c.shape), c, descending);
@@ -68,8 +68,8 @@ TEST(Sort, StableAlongEveryDim) {
 }
 
 TEST(Sort, FirstOfEachLine) {
-  const Case cases[] = {{{9}, 0, 3},        {{5, 33}, 1, 1},   {{33, 5}, 0, 33},
-                        {{4, 3000}, 1, 50}, {{3000}, 0, 2000}, {{5, 4}, 1, 0}};
+  const Case cases[] = {{{9}, 0, 3},       {{5, 33}, 1, 1}, {{33, 5}, 0, 33}, {{4, 3000}, 1, 50},
+                        {{3000}, 0, 2000}, {{5, 4}, 1, 0},  {{2, 6000}, 1, 7}};
   for (DType dtype : kAll) {
     for (const Case& c : cases) {
       for (bool largest : {false, true}) check(Op::topk, sample(dtype, c.shape), c, largest);

@@ -62,6 +62,15 @@ class Readers {
  * where nothing but reductions (a norm, a test for infinities) reads the scaled gradient besides: these read g too.
  */
 export const foldGradScale: Pass = function foldGradScale(graph: Graph): Graph {
+  return fold(graph, true);
+};
+
+/** As foldGradScale but for the casts: before a graph is divided over a mesh, where gradients are summed in the dtype they are cast to. */
+export const foldGradScaleOnly: Pass = function foldGradScaleOnly(graph: Graph): Graph {
+  return fold(graph, false);
+};
+
+function fold(graph: Graph, casts: boolean): Graph {
   if (!graph.nodes.some((node) => node.op.name === "adamw_update")) return graph;
   const readers = new Readers(graph);
 
@@ -79,7 +88,7 @@ export const foldGradScale: Pass = function foldGradScale(graph: Graph): Graph {
           if (at < 0) break;
           const factor = scalarOf(g.inputs[1 - at]);
           scale = scale ? mul([scale, factor], {}) : factor;
-        } else if (!isWidened(g, p)) {
+        } else if (!casts || !isWidened(g, p)) {
           break;
         }
         g = g.inputs[at];
@@ -92,7 +101,7 @@ export const foldGradScale: Pass = function foldGradScale(graph: Graph): Graph {
       return adamw_update([p, g, m, v, lr, step, ...(scale ? [scale] : []), ...skip], node.attrs as never);
     },
   });
-};
+}
 
 /** Whether `g` is a half value cast up beside a float32 `p`. A product gives float32 by itself, and its digits are kept. */
 function isWidened(g: Node, p: Node): boolean {

@@ -11,7 +11,8 @@ extern "C" {
 /// less than 0 on an error, whose text `error` has. No call waits, but for `init` and `finalize`.
 struct LazuliMpiApi {
   int version;
-  int (*init)(int* rank, int* size, int* ranksOfThisHost);
+  /// Of the host: how many ranks it has, and which of them this is.
+  int (*init)(int* rank, int* size, int* ranksOfThisHost, int* rankOnThisHost);
   const char* (*error)();
   /// Messages between two ranks arrive in the order they were sent. The memory must stay until `poll` gave 0.
   int (*send)(const void* data, size_t bytes, int rank);
@@ -31,4 +32,4 @@ struct LazuliMpiApi {
 typedef const LazuliMpiApi* (*LazuliMpiGet)();  // the symbol lazuli_mpi_api
 }
 
-inline constexpr int kLazuliMpiVersion = 1;
+inline constexpr int kLazuliMpiVersion = 2;

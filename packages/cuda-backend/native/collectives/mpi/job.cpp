@@ -48,7 +48,7 @@ void MpiJob::begin() {
   const LazuliMpiApi* api = get ? get() : nullptr;
   if (!api || api->version != kLazuliMpiVersion)
     throw std::invalid_argument("mpi: " + path + " is of another build: npm run build");
-  if (api->init(&rank_, &size_, &ranksOfThisHost_) < 0)
+  if (api->init(&rank_, &size_, &ranksOfThisHost_, &rankOnThisHost_) < 0)
     throw std::invalid_argument(std::string("mpi: ") + api->error());
   api_ = api;
   // What runs at exit must still be there, also where the worker thread that loaded the addon has ended.

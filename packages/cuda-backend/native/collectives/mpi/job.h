@@ -20,6 +20,7 @@ class MpiJob {
   int rank() const { return rank_; }
   int size() const { return size_; }
   int ranksOfThisHost() const { return ranksOfThisHost_; }
+  int rankOnThisHost() const { return rankOnThisHost_; }
 
   /// Empty while the job is well.
   const std::string& failure() const { return failure_; }
@@ -31,7 +32,7 @@ class MpiJob {
   static void end(int status);
 
   const LazuliMpiApi* api_ = nullptr;
-  int rank_ = 0, size_ = 1, ranksOfThisHost_ = 1;
+  int rank_ = 0, size_ = 1, ranksOfThisHost_ = 1, rankOnThisHost_ = 0;
   double timeoutMs_ = 0;
   bool isOpen_ = false;
   std::string failure_;

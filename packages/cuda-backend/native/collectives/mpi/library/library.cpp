@@ -31,7 +31,7 @@ int check(int code) {
   return -1;
 }
 
-int init(int* rank, int* size, int* ranksOfThisHost) {
+int init(int* rank, int* size, int* ranksOfThisHost, int* rankOnThisHost) {
   int given = 0, isInitialized = 0;
   MPI_Initialized(&isInitialized);
   if (!isInitialized) {
@@ -47,6 +47,7 @@ int init(int* rank, int* size, int* ranksOfThisHost) {
       check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host)) < 0)
     return -1;
   MPI_Comm_size(host, ranksOfThisHost);
+  MPI_Comm_rank(host, rankOnThisHost);
   MPI_Comm_free(&host);
   return 0;
 }

@@ -1,0 +1,68 @@
+#include "cuda/attention_launch.h"
+#include "cuda/library_kernels.h"
+
+namespace lazuli::cuda {
+namespace {
+
+/// Rows and keys of a block of attention_forward.cu.
+constexpr int kRows = 128, kThreads = 128;
+uint32_t forwardSharedBytes(int depth) {
+  const int keys = depth > 64 ? 32 : 64;
+  return static_cast<uint32_t>((kRows + 2 * keys) * depth * 2);
+}
+
+class Attention final : public Kernel {
+ public:
+  explicit Attention(const KernelRequest& request)
+      : call_(request, 3),
+        depth_(call_.tensorCoreDepth({})),
+        kernel_(depth_ ? Function("attention_forward",
+                                  "lazuli_attention_" + std::to_string(depth_) + call_.suffix())
+                       : Function("attention_simple", "lazuli_attention_simple" + call_.suffix())) {}
+
+  size_t scratchBytes() const { return depth_ ? call_.rangeBytes() : 0; }
+  const AttentionCall& call() const { return call_; }
+
+  void run(const KernelArgs& run) const override {
+    if (!call_.hasQueries()) return;
+    AttentionArgs args = call_.at(run);
+    args.result = run.writes[0];
+    args.lse = reinterpret_cast<float*>(run.writes[1]);
+    if (depth_) {
+      call_.findRanges(*run.stream, args, run.scratch);
+      Grid grid{call_.queryTiles(kRows)};
+      grid.threads = kThreads;
+      grid.sharedBytes = forwardSharedBytes(depth_);
+      return kernel_.launch(*run.stream, grid, args);
+    }
+    Grid grid{call_.queryTiles(simpleTile(call_.wide))};
+    grid.y = std::max(1u, simpleColumnBlocks(call_.shape.valueDepth));
+    kernel_.launch(*run.stream, grid, args);
+  }
+
+ private:
+  AttentionCall call_;
+  int depth_;
+  Function kernel_;
+};
+
+MadeKernel make(const KernelRequest& request) {
+  auto kernel = std::make_unique<Attention>(request);
+  MadeKernel made;
+  made.label = attentionLabel(request, kernel->call().shape, kernel->call().extras);
+  made.scratchBytes = kernel->scratchBytes();
+  made.flops = attentionFlops(kernel->call().shape, 2);
+  made.kernel = std::move(kernel);
+  return made;
+}
+
+bool accepts(const Node&, size_t index, const Layout& layout) {
+  if (index < 3) return hasUnitRows(layout);
+  return layout.shape.size() == 4 ? isBiasRead(layout) : layout.isDense();
+}
+
+}  // namespace
+
+const KernelEntry attentionEntry{make, accepts};
+
+}  // namespace lazuli::cuda

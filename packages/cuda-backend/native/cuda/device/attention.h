@@ -1,0 +1,49 @@
+#pragma once
+
+// What the kernels of attention are given (docs/ir.md, attention and attention_grad). Shared by the host and
+// every device compiler.
+
+namespace lazuli::cuda {
+
+/// A [batch, heads, rows, width] operand whose rows' elements are neighbours; strides in elements.
+struct AttentionTensor {
+  const void* data;
+  long long batch, head, row;
+};
+
+/// What is added to the scaled scores; strides in elements, 0 where a dim is shared.
+struct AttentionBiasArg {
+  enum Kind { none, boolean, f32, f64, bf16, f16 };  // of bools a false hides
+
+  const void* data;
+  long long batch, head, row, column;
+  int kind;
+};
+
+struct AttentionArgs {
+  AttentionTensor q, k, v;
+  AttentionTensor out, dout;               // of the gradient
+  const int *querySegments, *keySegments;  // [batch, queries], [batch, keys]; null where there are none
+  int *queryRanges, *keyRanges;            // lowest and highest segment of every kAttentionRange rows
+  const int* shift;                        // added to `offset`; null: 0
+  float* lse;                              // [batch, heads, queries]; the gradient reads it
+  const float* dlse;                       // may be null
+  void* delta;                             // [batch, heads, queries] of the gradient, as it is computed in
+  AttentionBiasArg bias;
+  void *result, *dq, *dk, *dv;  // dense
+  void* dbias;                  // dense, [1 or batch, 1 or heads, 1 or queries, 1 or keys]
+  bool dbiasBatch, dbiasHeads, dbiasQueries, dbiasKeys;  // whether these dims are whole
+  int batch, heads, groups, queries, keys, depth, valueDepth;
+  bool causal;
+  long long offset, window;
+  double scale;
+};
+
+/// Rows of queries or keys in one pair of `queryRanges` or `keyRanges`.
+inline constexpr int kAttentionRange = 64;
+
+/// Output columns of a block of the simple kernels, and their rows.
+inline constexpr int kSimpleColumns = 128;
+constexpr int simpleTile(bool wide) { return wide ? 32 : 64; }
+
+}  // namespace lazuli::cuda

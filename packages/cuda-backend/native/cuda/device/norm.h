@@ -1,0 +1,40 @@
+#pragma once
+
+#include "row_shape.h"
+
+namespace lazuli::cuda {
+
+struct NormArgs {
+  RowShape shape;
+  RowsIn x;
+  RowsOut y;
+  const void* w;
+  const void* b;  // layer_norm only
+  int single;     // w and b are float32, whatever x is
+  int alignedWeights;
+  double eps;
+};
+
+/// Every owner (a group of threads) takes the rows owner, owner + owners, ... and leaves its sums of dw, and
+/// of db, in a row of `partials`: [owners, width], then the same of db.
+struct NormGradArgs {
+  RowShape shape;
+  RowsIn x, g;
+  RowsOut dx;
+  const void* w;
+  void* partials;
+  long long owners;
+  int single;
+  int alignedWeights;
+  double eps;
+};
+
+/// The sums of `partials` down its columns, rounded.
+struct NormSumArgs {
+  const void* partials;  // [2, owners, width], or [1, ...]
+  void* to[2];
+  long long owners, width;
+  int dtype;  // of `to`
+};
+
+}  // namespace lazuli::cuda

@@ -1,0 +1,150 @@
+#include "norm.h"
+#include "norm_moments.h"
+
+namespace lazuli::cuda {
+
+/// A row of sums over an owner's rows: in registers, or in memory where the row is too wide for them.
+template <class T, int kPacks, bool kWhole>
+struct WeightSums {
+  using A = Accumulator<T>;
+  static constexpr int kCount = Pack<T>::kCount;
+  A sums[kWhole ? kPacks : 1][kCount];
+  A* to;
+  RowIndex<kWhole> width;
+  bool isFirst = true;
+
+  LAZULI_DEVICE WeightSums(A* to, int64_t width) : to(to), width(static_cast<RowIndex<kWhole>>(width)) {
+#pragma unroll
+    for (auto& pack : sums)
+#pragma unroll
+      for (A& sum : pack) sum = 0;
+  }
+  LAZULI_DEVICE void add(RowIndex<kWhole> first, int pack, const A (&values)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if constexpr (kWhole)
+        sums[pack][i] += values[i];
+      else if (first + i < width)
+        to[first + i] = isFirst ? values[i] : to[first + i] + values[i];
+    }
+  }
+  template <class Reader>
+  LAZULI_DEVICE void leave(const Reader& reader) {
+    if constexpr (kWhole) {
+#pragma unroll
+      for (int pack = 0; pack < kPacks; ++pack)
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+          if (reader.firstOf(0, pack) + i < width) to[reader.firstOf(0, pack) + i] = sums[pack][i];
+    }
+  }
+};
+
+// With h the normalised x: dx = (g w - mean(g w) - h mean(g w h)) / std, dw += g h, db += g; rms_norm without
+// the first mean.
+template <class T, Norm kNorm, bool kWhole>
+LAZULI_DEVICE void normGrad(const NormGradArgs& args) {
+  using A = Accumulator<T>;
+  constexpr int kCount = Pack<T>::kCount;
+  using Reader = RowReader<T, kRowPairPacks, kWhole>;
+  Group group(args.shape.lanes);
+  const int64_t owner = group.row, owners = args.owners;
+  const bool isOwner = owner < owners;
+  const A share = 1 / static_cast<A>(args.shape.width), eps = static_cast<A>(args.eps);
+  A* partials = static_cast<A*>(args.partials) + (isOwner ? owner : 0) * args.shape.width;
+  WeightSums<T, kRowPairPacks, kWhole> dw(partials, args.shape.width);
+  WeightSums<T, kNorm == Norm::layer ? kRowPairPacks : 1, kWhole> db(partials + owners * args.shape.width,
+                                                                     args.shape.width);
+  // As many times for all: the groups of a warp stay together.
+  const int64_t times = (args.shape.rows + owners - 1) / owners;
+  for (int64_t time = 0; time < times; ++time) {
+    const int64_t at = time * owners + owner;
+    const bool isRow = isOwner && at < args.shape.rows;
+    const int64_t width = isRow ? args.shape.width : 0, row = isRow ? at : 0;
+    Reader x(group, static_cast<const T*>(args.x.data) + row * args.x.stride, width, args.x.aligned);
+    Reader g(group, static_cast<const T*>(args.g.data) + row * args.g.stride, width, args.g.aligned);
+    const Moments<A> m = momentsOf<kNorm>(group, x, share, eps);
+    A sum = 0, dot = 0;
+    eachPack(x, g, [&](auto first, const Pack<T>& xs, const Pack<T>& gs, int) {
+      A w[kCount];
+      loadEither<T>(args.w, args.single, first, x.width, args.alignedWeights, w);
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const A gw = load(gs.at[i]) * w[i];
+        sum += gw;
+        dot += gw * (load(xs.at[i]) - m.mean);
+      }
+    });
+    const A mean = kNorm == Norm::layer ? group.sum(sum) * share : A(0);
+    const A slope = group.sum(dot) * m.inverse * share;
+    T* dx = static_cast<T*>(args.dx.data) + row * args.dx.stride;
+    eachPack(x, g, [&](auto first, const Pack<T>& xs, const Pack<T>& gs, int pack) {
+      A w[kCount], gh[kCount], gi[kCount];
+      loadEither<T>(args.w, args.single, first, x.width, args.alignedWeights, w);
+      Pack<T> out;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const A h = (load(xs.at[i]) - m.mean) * m.inverse;
+        gi[i] = load(gs.at[i]);
+        gh[i] = first + i < x.width ? gi[i] * h : A(0);
+        store(&out.at[i], m.inverse * (gi[i] * w[i] - mean - h * slope));
+      }
+      dw.add(first, pack, gh);
+      if constexpr (kNorm == Norm::layer) db.add(first, pack, gi);
+      storeElements(dx, first, x.width, args.dx.aligned, out);
+    });
+    dw.isFirst = db.isFirst = false;
+  }
+  if (!isOwner) return;
+  const Reader where(group, static_cast<const T*>(args.x.data), 0, false);
+  dw.leave(where);
+  if constexpr (kNorm == Norm::layer) db.leave(where);
+}
+
+/// 32 columns a block, whose warps take the owners in turn.
+template <class A>
+LAZULI_DEVICE void normSum(const NormSumArgs& args) {
+  LAZULI_SHARED A rooms[32][32];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * 32 + lane;
+  const A* from = static_cast<const A*>(args.partials) + blockIdx.y * args.owners * args.width + column;
+  A sum = 0;
+  if (column < args.width) {
+#pragma unroll 8
+    for (int64_t owner = warp; owner < args.owners; owner += 32) sum += from[owner * args.width];
+  }
+  rooms[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0 || column >= args.width) return;
+  for (int other = 1; other < 32; ++other) sum += rooms[other][lane];
+  void* to = args.to[blockIdx.y];
+  switch (args.dtype) {
+    case 0:
+      return store(static_cast<float*>(to) + column, static_cast<float>(sum));
+    case 1:
+      return store(static_cast<double*>(to) + column, static_cast<double>(sum));
+    case 2:
+      return store(static_cast<BFloat16*>(to) + column, static_cast<float>(sum));
+    default:
+      return store(static_cast<Float16*>(to) + column, static_cast<float>(sum));
+  }
+}
+LAZULI_KERNEL(lazuli_norm_sum_f32, NormSumArgs, 1024) { normSum<float>(args); }
+LAZULI_KERNEL(lazuli_norm_sum_f64, NormSumArgs, 1024) { normSum<double>(args); }
+
+#define LAZULI_NORM_GRAD(suffix, T)                                                 \
+  LAZULI_KERNEL(lazuli_rms_norm_grad_whole_##suffix, NormGradArgs, kRowThreads) {   \
+    normGrad<T, Norm::rms, true>(args);                                             \
+  }                                                                                 \
+  LAZULI_KERNEL(lazuli_rms_norm_grad_parts_##suffix, NormGradArgs, kRowThreads) {   \
+    normGrad<T, Norm::rms, false>(args);                                            \
+  }                                                                                 \
+  LAZULI_KERNEL(lazuli_layer_norm_grad_whole_##suffix, NormGradArgs, kRowThreads) { \
+    normGrad<T, Norm::layer, true>(args);                                           \
+  }                                                                                 \
+  LAZULI_KERNEL(lazuli_layer_norm_grad_parts_##suffix, NormGradArgs, kRowThreads) { \
+    normGrad<T, Norm::layer, false>(args);                                          \
+  }
+LAZULI_FLOATS(LAZULI_NORM_GRAD)
+
+}  // namespace lazuli::cuda

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "cuda/fused_plan.h"
+
+namespace lazuli::cuda {
+
+/// Buffers that one kernel may be given (launch.h: kParameterBytes).
+inline constexpr size_t kMostBuffers = 4000;
+
+/// A fused group as CUDA C: every size, stride and offset is a constant of it.
+struct PrintedFused {
+  /// One of the buffers that a kernel is given: of the call's reads, writes, or its scratch memory.
+  struct Buffer {
+    enum class Kind : uint8_t { read, write, scratch };
+    Kind kind;
+    uint32_t number = 0;
+  };
+  struct Launch {
+    std::string kernel;  // by name
+    uint32_t x = 1, y = 1, threads = 256;
+    std::vector<Buffer> buffers;
+  };
+  /// What follows `#include "fused_reduce.h"`. Kernels have a hash of it in their names.
+  std::string source;
+  std::vector<Launch> launches;
+  size_t scratchBytes = 0;
+};
+
+PrintedFused printFused(const std::vector<FusedSpec>& parts);
+
+}  // namespace lazuli::cuda
