@@ -2,24 +2,9 @@
 
 #include <cstring>
 
+#include "run_outcome.h"
+
 namespace lazuli {
-namespace {
-
-constexpr const char* kClosed = "the device was closed";
-
-/// What a run fails with before it does anything: no device's own fault.
-class Inherited : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-RunFailure::Kind kindOf(const RunResult& result) {
-  if (result.outOfMemory) return RunFailure::Kind::outOfMemory;
-  return result.collective ? RunFailure::Kind::collective : RunFailure::Kind::run;
-}
-
-}  // namespace
-
 CpuWorker::CpuWorker(size_t limitBytes, const Clock& clock, Place place)
     : clock_(clock),
       place_(std::move(place)),
@@ -39,7 +24,7 @@ void CpuWorker::execute(DeviceRun& run) {
   attempt(run, fresh, result);
   result.endUs = clock_.us();
   if (queue_) endCollectives(run, result);
-  if (place_.mesh) agree(result);
+  if (place_.mesh) agreeOn(*place_.mesh, result);
   for (size_t o = 0; result.error.empty() && o < run.outputs.size(); o++) {
     int64_t input = run.executable->takesOver(o);
     if (input >= 0) fresh[o] = std::move(buffers_.at(run.inputs[static_cast<size_t>(input)]).block);
@@ -57,30 +42,10 @@ void CpuWorker::execute(DeviceRun& run) {
 
 void CpuWorker::attempt(const DeviceRun& run, std::vector<Block>& fresh, RunResult& result) {
   const ExecutableInfo& info = run.executable->info();
-  const auto fail = [&](const std::string& error, int64_t node = -1) {
-    result.error = error;
-    result.errorNode = node;
-  };
   const std::string self = place_.communicator ? "device " + std::to_string(place_.device) + ": " : "";
-  try {
-    compute(run, fresh, result);
-  } catch (const Inherited& error) {
-    fail(error.what());
-  } catch (const CollectiveError& error) {
-    fail(error.what(), error.node);
-    result.collective = true;
-  } catch (const OutOfMemoryError& error) {
-    fail(self + error.what(), error.node);
-    result.outOfMemory = true;
-  } catch (const ProgramError& error) {
-    fail(self + error.what(), error.node);
-  } catch (const std::bad_alloc&) {
-    fail(self + "out of memory: the run needs " + formatBytes(info.outputBytes) + " for outputs and " +
-         formatBytes(info.arenaBytes) + " for intermediates");
-    result.outOfMemory = true;
-  } catch (const std::exception& error) {
-    fail(self + error.what());
-  }
+  const std::string shortage = "out of memory: the run needs " + formatBytes(info.outputBytes) +
+                               " for outputs and " + formatBytes(info.arenaBytes) + " for intermediates";
+  attemptRun(result, self, shortage, [&] { compute(run, fresh, result); });
 }
 
 void CpuWorker::compute(const DeviceRun& run, std::vector<Block>& fresh, RunResult& result) {
@@ -107,23 +72,12 @@ void CpuWorker::compute(const DeviceRun& run, std::vector<Block>& fresh, RunResu
 void CpuWorker::endCollectives(DeviceRun& run, RunResult& result) {
   const bool failed = !result.error.empty();
   if (failed && place_.mesh) {
-    const bool isFirst = place_.mesh->fail({result.error, result.errorNode, kindOf(result)});
-    if (isFirst) run.tell(result);
+    if (tellMesh(*place_.mesh, result)) run.tell(result);
   } else if (failed) {
     place_.communicator->interrupt();
   }
   queue_->end();
   if (failed && !place_.mesh && !result.collective) place_.communicator->fail(result.error);
-}
-
-/// Makes the run's outcome that of all devices: of a failure, what the device told that was first.
-void CpuWorker::agree(RunResult& result) {
-  std::optional<RunFailure> failure = place_.mesh->endRun();
-  if (!failure) return;
-  result.error = failure->error;
-  result.errorNode = failure->node;
-  result.outOfMemory = failure->kind == RunFailure::Kind::outOfMemory;
-  result.collective = failure->kind == RunFailure::Kind::collective;
 }
 
 /// An upload's bytes lie in the buffer's own memory from the start.

@@ -50,7 +50,6 @@ class CpuWorker final : public Worker {
   void compute(const DeviceRun& run, std::vector<Block>& fresh, RunResult& result);
   void attempt(const DeviceRun& run, std::vector<Block>& fresh, RunResult& result);
   void endCollectives(DeviceRun& run, RunResult& result);
-  void agree(RunResult& result);
   std::string read(BufferId buffer, std::span<std::byte> target);
 
   const Clock& clock_;

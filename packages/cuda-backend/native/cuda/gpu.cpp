@@ -77,7 +77,7 @@ Gpu::Gpu(int ordinal) {
   }
   CUdevice device = 0;
   LAZULI_CUDA(cuDeviceGet, &device, ordinal);
-  device_ = device;
+  device_ = target_.device = device;
   char name[256] = "";
   LAZULI_CUDA(cuDeviceGetName, name, sizeof(name), device);
   name_ = name;

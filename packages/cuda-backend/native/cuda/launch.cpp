@@ -9,6 +9,12 @@
 #include "cuda/driver.h"
 
 namespace lazuli::cuda {
+namespace {
+
+constexpr int kMostDevices = 32;  // of one host
+constexpr uint32_t kSharedUnasked = 48 * 1024;
+
+}  // namespace
 
 struct Module::Loaded {
   std::vector<std::byte> image;
@@ -46,7 +52,8 @@ struct Function::State {
   std::shared_ptr<const Module> module;
   std::string name;
   std::atomic<CUkernel> kernel{nullptr};
-  std::atomic<uint32_t> sharedBytes{48 * 1024};  // what a block may have; more must be asked for
+  // By device: what a block may have beyond what it has unasked; more must be asked for.
+  std::atomic<uint32_t> sharedBytes[kMostDevices] = {};
 };
 
 Function::Function(std::shared_ptr<const Module> module, std::string name)
@@ -64,10 +71,12 @@ void Function::launchWith(const Stream& stream, const Grid& grid, const void* ar
     kernel = state_->module->loaded_->kernel(state_->name.c_str());
     state_->kernel.store(kernel, std::memory_order_release);
   }
-  if (grid.sharedBytes > state_->sharedBytes.load(std::memory_order_acquire)) {
+  const int device = stream.target().device;
+  std::atomic<uint32_t>& allowed = state_->sharedBytes[device % kMostDevices];
+  if (grid.sharedBytes > kSharedUnasked && grid.sharedBytes > allowed.load(std::memory_order_acquire)) {
     LAZULI_CUDA(cuKernelSetAttribute, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                static_cast<int>(grid.sharedBytes), kernel, 0);
-    state_->sharedBytes.store(grid.sharedBytes, std::memory_order_release);
+                static_cast<int>(grid.sharedBytes), kernel, device);
+    allowed.store(grid.sharedBytes, std::memory_order_release);
   }
   void* parameters[] = {const_cast<void*>(args)};
   const CUresult result =

@@ -47,6 +47,8 @@ const char* shortName(DType dtype) {
       return "i32";
     case DType::i64:
       return "i64";
+    case DType::u8:
+      return "u8";
     default:
       throw ProgramError(std::string("matmul of ") + name(dtype) + ": CUDA has none");
   }

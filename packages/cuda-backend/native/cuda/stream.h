@@ -14,6 +14,7 @@ struct Target {
   int major = 9, minor = 0;
   int multiprocessors = 132;
   int sharedPerBlock = 227 * 1024;  // bytes, opted into
+  int device = 0;                   // the driver's number of it
 
   int arch() const { return major * 10 + minor; }
 };

@@ -2,24 +2,14 @@
 
 #include <cstring>
 
+#include "run_outcome.h"
+
 namespace lazuli::cuda {
 namespace {
 
-constexpr const char* kClosed = "the device was closed";
 // Runs that are put on the stream before the first of them is done: enough to keep the GPU busy, few enough
 // that what they hold stays small.
 constexpr size_t kMostFlights = 3;
-
-/// What a run fails with before it does anything: no device's own fault.
-class Inherited : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-RunFailure::Kind kindOf(const RunResult& result) {
-  if (result.outOfMemory) return RunFailure::Kind::outOfMemory;
-  return result.collective ? RunFailure::Kind::collective : RunFailure::Kind::run;
-}
 
 CUdeviceptr address(const std::byte* memory) { return reinterpret_cast<CUdeviceptr>(memory); }
 
@@ -132,31 +122,11 @@ void CudaWorker::land(const std::shared_ptr<Flight>& flight) {
 
 void CudaWorker::attempt(Flight& flight) {
   const ExecutableInfo& info = flight.run->executable->info();
-  RunResult& result = flight.result;
-  const auto fail = [&](const std::string& error, int64_t node = -1) {
-    result.error = error;
-    result.errorNode = node;
-  };
   const std::string self = place_.communicator ? "device " + std::to_string(place_.device) + ": " : "";
-  try {
-    compute(flight);
-  } catch (const Inherited& error) {
-    fail(error.what());
-  } catch (const CollectiveError& error) {
-    fail(error.what(), error.node);
-    result.collective = true;
-  } catch (const OutOfMemoryError& error) {
-    fail(self + error.what(), error.node);
-    result.outOfMemory = true;
-  } catch (const ProgramError& error) {
-    fail(self + error.what(), error.node);
-  } catch (const std::bad_alloc&) {
-    fail(self + "out of memory on " + gpu_.name() + ": the run needs " + formatBytes(info.outputBytes) +
-         " for outputs and " + formatBytes(info.arenaBytes) + " for intermediates");
-    result.outOfMemory = true;
-  } catch (const std::exception& error) {
-    fail(self + error.what());
-  }
+  const std::string shortage = "out of memory on " + gpu_.name() + ": the run needs " +
+                               formatBytes(info.outputBytes) + " for outputs and " +
+                               formatBytes(info.arenaBytes) + " for intermediates";
+  attemptRun(flight.result, self, shortage, [&] { compute(flight); });
 }
 
 DeviceProgram& CudaWorker::programOf(const Executable& executable) {
@@ -219,16 +189,8 @@ void CudaWorker::finish(Flight& flight, const std::string& error) {
     for (size_t s = 0; s + 1 < flight.marks.size(); s++) result.kernels.push_back({since(s), since(s + 1)});
   }
   if (place_.mesh) {
-    if (!result.error.empty()) {
-      const bool isFirst = place_.mesh->fail({result.error, result.errorNode, kindOf(result)});
-      if (isFirst) flight.run->tell(result);
-    }
-    if (std::optional<RunFailure> failure = place_.mesh->endRun()) {
-      result.error = failure->error;
-      result.errorNode = failure->node;
-      result.outOfMemory = failure->kind == RunFailure::Kind::outOfMemory;
-      result.collective = failure->kind == RunFailure::Kind::collective;
-    }
+    if (!result.error.empty() && tellMesh(*place_.mesh, result)) flight.run->tell(result);
+    agreeOn(*place_.mesh, result);
   } else if (place_.communicator && !result.error.empty() && !result.collective) {
     place_.communicator->fail(result.error);
   }
