@@ -1,5 +1,6 @@
 #include "device_harness.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -39,7 +40,7 @@ void runOnCpu(const MadeKernel& made, const std::vector<std::span<const std::byt
   for (const auto& write : writes) to.push_back(write.data());
   if (inPlace.first >= 0) {
     const auto& shared = reads[inPlace.second];
-    std::memcpy(to[inPlace.first], shared.data(), shared.size());
+    std::copy(shared.begin(), shared.end(), to[inPlace.first]);
     from[inPlace.second] = to[inPlace.first];
   }
   struct alignas(64) Line {
