@@ -5,7 +5,7 @@
 //
 // Run it after `npm run build`. .gpu/ stays under 60 MB.
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -74,7 +74,6 @@ try {
     encoding: "buffer",
   });
   if (xz.status !== 0) throw new Error("xz failed (apt-get install -y xz-utils)");
-  const { writeFileSync } = await import("node:fs");
   writeFileSync(join(target, "node.xz"), xz.stdout);
   cpSync(join(fetchPackage("node-api-headers", work), "include"), join(target, "include"), {
     recursive: true,

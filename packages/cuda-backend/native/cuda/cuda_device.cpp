@@ -45,6 +45,8 @@ CudaDevice::CudaDevice(const DeviceOptions& options) : CudaDevice(options, jobOf
 
 CudaDevice::CudaDevice(const DeviceOptions& options, MpiJob* job)
     : WorkerDevice(limited(options, job), lowerForCuda(job), job) {
+  // Asked for before the first worker takes memory: the same for all, and the ledger's.
+  const size_t limit = limited(options, job).memoryLimitBytes;
   for (int i = 0; i < options.virtualDevices; i++) {
     const Gpu& gpu = Gpu::open((firstGpu(job) + i) % Gpu::count());
     gpu.makeCurrent();
@@ -55,8 +57,7 @@ CudaDevice::CudaDevice(const DeviceOptions& options, MpiJob* job)
       place.communicator =
           makeDeviceCommunicator(gpu, isAlone, mpi_, deviceCount_, timeout_.count() / 1000.0);
     }
-    workers_.push_back(
-        std::make_unique<CudaWorker>(gpu, limited(options, job).memoryLimitBytes, clock_, std::move(place)));
+    workers_.push_back(std::make_unique<CudaWorker>(gpu, limit, clock_, std::move(place)));
   }
 }
 
