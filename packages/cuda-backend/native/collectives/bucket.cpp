@@ -7,6 +7,7 @@ namespace {
 
 // A meeting costs tens of microseconds, in which so much is copied: what is larger is not worth packing.
 constexpr size_t kPackedBytes = size_t{128} << 10;
+constexpr size_t kLine = 64;
 
 Spread dense(size_t bytes) { return {bytes, bytes}; }
 
@@ -122,18 +123,19 @@ void Bucket::movePacked(std::span<const Piece*> pieces) {
     sent += piece->sent();
     taken += piece->taken();
   }
-  const auto from = std::make_unique_for_overwrite<std::byte[]>(sent);
-  const auto to = std::make_unique_for_overwrite<std::byte[]>(taken);
-  pack(pieces, from.get(), total);
+  const size_t received = (sent + kLine - 1) / kLine * kLine;
+  std::byte* from = to_.packing(received + taken);
+  std::byte* to = from + received;
+  pack(pieces, from, total);
   const Piece& first = *pieces[0];
   Piece packed = first;
-  packed.from = from.get();
-  packed.to = to.get();
+  packed.from = from;
+  packed.to = to;
   packed.parts = {total, dense(total), dense(total), first.parts.fromStep == 0 ? 0 : total,
                   first.kind == Kind::exchange ? total : 0};
   moveOne(packed);
   // A permute to a member that is no target leaves there what was.
-  if (first.kind != Kind::permute || first.source >= 0) unpack(pieces, to.get(), total);
+  if (first.kind != Kind::permute || first.source >= 0) unpack(pieces, to, total);
 }
 
 }  // namespace lazuli

@@ -26,6 +26,14 @@ void eachRun(size_t bytes, Length&& length, Body&& body) {
 
 }  // namespace
 
+std::byte* Communicator::packing(size_t bytes) {
+  if (bytes > packingBytes_) {
+    packing_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+    packingBytes_ = bytes;
+  }
+  return packing_.get();
+}
+
 std::span<const int64_t> meshSizes(std::span<const int64_t> mesh) {
   return mesh.first(static_cast<size_t>(std::find(mesh.begin(), mesh.end(), 0) - mesh.begin()));
 }

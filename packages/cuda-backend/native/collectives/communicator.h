@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -58,7 +59,8 @@ struct Meeting {
 /// How one device moves bytes to and from the others. Every device of a mesh makes the same calls in the same
 /// order, each for its own group; the k-th call on a group meets the k-th of its other members. Calls come
 /// from one thread at a time, return when the memory may be used again, and throw CollectiveError where
-/// another device failed, or did not come in time. Groups have two members or more.
+/// another device failed, or did not come in time: then others may be at that memory until the run has ended
+/// on all devices. Groups have two members or more.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -91,8 +93,14 @@ class Communicator {
   void setAwaited(bool isAwaited) { isAwaited_.store(isAwaited, std::memory_order_relaxed); }
   bool isAwaited() const { return isAwaited_.load(std::memory_order_relaxed); }
 
+  /// Memory for what a call gives and gets, which outlives a run that fails. The next one asked for may be the
+  /// same.
+  std::byte* packing(size_t bytes);
+
  private:
   std::atomic<bool> isAwaited_{true};
+  std::unique_ptr<std::byte[]> packing_;
+  size_t packingBytes_ = 0;
 };
 
 /// Moves `bytes` bytes from one layout to another, on the device's threads.

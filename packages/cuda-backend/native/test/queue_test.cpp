@@ -9,6 +9,7 @@
 #include "collectives/local.h"
 #include "device.h"
 #include "kernel_harness.h"
+#include "parallel.h"
 #include "program_writer.h"
 
 namespace lazuli::test {
@@ -166,6 +167,39 @@ TEST(Bucket, GivesTheBitsOfItsPiecesOneByOne) {
   for (size_t device = 0; device < 3; device++) {
     for (size_t i = 0; i < results[0][device].size(); i++)
       ASSERT_EQ(results[0][device][i].bytes, results[1][device][i].bytes) << device << ", piece " << i;
+  }
+}
+
+/// A member whose run fails gives up between two meetings, while the others may still be reading what it
+/// packed: AddressSanitizer sees whether that memory is there still.
+TEST(Bucket, KeepsWhatItPackedWhileOthersReadIt) {
+  constexpr int kDevices = 3, kPieces = 24;
+  constexpr size_t kElements = 30000;
+  LocalMesh mesh(kDevices, milliseconds(60000));
+  std::vector<std::unique_ptr<Communicator>> communicators;
+  for (int device = 0; device < kDevices; device++) communicators.push_back(mesh.communicator(device));
+  for (int round = 0; round < 60; round++) {
+    std::vector<std::thread> threads;
+    for (int device = 0; device < kDevices; device++) {
+      threads.emplace_back([&, device] {
+        setThreadCount(1);
+        const Group group = groupOf(Dims{kDevices}, Dims{0}, device);
+        const std::string label = "all_reduce";
+        std::vector<float> values(kElements, 1);
+        auto* bytes = reinterpret_cast<std::byte*>(values.data());
+        Bucket bucket(*communicators[static_cast<size_t>(device)]);
+        for (int i = 0; i < kPieces; i++)
+          bucket.allReduce({group, label}, bytes, bytes, kElements, {DType::f32, ReduceKind::sum});
+        try {
+          bucket.move();
+        } catch (const CollectiveError&) {
+        }
+        mesh.endRun();
+      });
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(50 * round));
+    mesh.fail({"a kernel failed", 3, RunFailure::Kind::run});
+    for (std::thread& thread : threads) thread.join();
   }
 }
 
