@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "cuda/driver.h"
 
@@ -50,10 +51,12 @@ bool agrees(const Stream& stream, const AttentionVariant& variant) {
   LAZULI_CUDA(cuStreamIsCapturing, stream.handle(), &capturing);
   if (capturing != CU_STREAM_CAPTURE_STATUS_NONE) return false;
   const std::string wrong = compareAttentionPaths(stream.target(), variant);
-  if (!wrong.empty()) {
+  static bool said = false;
+  if (!wrong.empty() && !std::exchange(said, true)) {
     std::fprintf(stderr,
                  "[lazuli] %s: sm_90a's kernels do not agree with sm_80's on this GPU (%s), which are used "
-                 "instead (LAZULI_CUDA_ATTENTION=sm80 leaves the test out). Please report it.\n",
+                 "instead, here and where others do not agree (LAZULI_CUDA_ATTENTION=sm80 leaves the test "
+                 "out). Please report it.\n",
                  describe(variant).c_str(), wrong.c_str());
   }
   return known[key] = wrong.empty();
