@@ -174,7 +174,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
                        });
   }
 
-  /// (name, {memoryLimitBytes, virtualDevices, mpi, collectiveTimeoutMs})
+  /// (name, {memoryLimitBytes, virtualDevices, mpi, collectiveTimeoutMs, deterministic})
   explicit NativeDevice(const Napi::CallbackInfo& info) : ObjectWrap(info), env_(info.Env()) {
     std::string kind = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
     const lazuli::DeviceOptions options = optionsFrom(info[1]);
@@ -224,6 +224,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
       options.virtualDevices = static_cast<int>(integerFrom(count, "virtualDevices", INT32_MAX));
     });
     given("mpi", [&](Napi::Value mpi) { options.mpi = mpi.ToBoolean(); });
+    given("deterministic", [&](Napi::Value only) { options.deterministic = only.ToBoolean(); });
     given("collectiveTimeoutMs", [&](Napi::Value timeout) {
       options.collectiveTimeoutMs = static_cast<double>(integerFrom(timeout, "collectiveTimeoutMs"));
     });

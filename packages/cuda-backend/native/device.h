@@ -19,6 +19,7 @@ struct DeviceOptions {
   int virtualDevices = 1;               // devices of this process
   bool mpi = false;                     // one device a process of an MPI job
   double collectiveTimeoutMs = 300000;  // LAZULI_COLLECTIVE_TIMEOUT_MS comes before it
+  bool deterministic = true;            // the same bits in every run, where faster kernels give others
 };
 
 struct KernelInfo {

@@ -67,6 +67,7 @@ export interface AddonOptions {
   readonly virtualDevices?: number;
   readonly mpi?: boolean;
   readonly collectiveTimeoutMs?: number;
+  readonly deterministic?: boolean;
 }
 
 export interface Addon {

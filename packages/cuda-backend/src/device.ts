@@ -29,6 +29,12 @@ export interface DeviceOptions {
    * it.
    */
   readonly collectiveTimeoutMs?: number;
+  /**
+   * Whether every run gives the same bits, as after torch.use_deterministic_algorithms(true); true unless said. Where not,
+   * `cuda` adds up dq of attention's gradient in float32 in whatever order blocks come, in one pass instead of two; the other
+   * devices give the same bits in any case.
+   */
+  readonly deterministic?: boolean;
 }
 
 /**

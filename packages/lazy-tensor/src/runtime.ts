@@ -21,6 +21,11 @@ export interface RuntimeOptions extends Partial<EngineOptions> {
   readonly mpi?: boolean;
   /** After which a device that does not come to a collective fails the run, in milliseconds. Default 300000. */
   readonly collectiveTimeoutMs?: number;
+  /**
+   * Whether every run gives the same bits, as after torch.use_deterministic_algorithms(true). Default true; `false` lets `cuda`
+   * compute attention's gradient in one pass, which adds up dq in whatever order blocks come.
+   */
+  readonly deterministic?: boolean;
 }
 
 // Also of a program that a launcher other than `lazuli run` started.
@@ -28,7 +33,15 @@ catchErrors();
 
 /** A container with an engine of its own. Register another device, events or options on it before resolving Engine. */
 export function createContainer(options: RuntimeOptions = {}): DependencyContainer {
-  const { device, memoryLimitBytes = 0, virtualDevices, mpi, collectiveTimeoutMs, ...engine } = options;
+  const {
+    device,
+    memoryLimitBytes = 0,
+    virtualDevices,
+    mpi,
+    collectiveTimeoutMs,
+    deterministic,
+    ...engine
+  } = options;
   const container = root.createChildContainer();
   const events = new Events();
   container.registerInstance(TOKENS.events, events);
@@ -56,6 +69,7 @@ export function createContainer(options: RuntimeOptions = {}): DependencyContain
       return openDevice(name, {
         memoryLimitBytes,
         collectiveTimeoutMs,
+        deterministic,
         mpi: isMpi,
         virtualDevices: isMpi ? 1 : (virtualDevices ?? Number(process.env.LAZULI_VIRTUAL_DEVICES || 1)),
       });

@@ -99,6 +99,34 @@ describe.skipIf(!existsSync(emulator))("cuda on an emulated GPU", { timeout: 180
     expect(out, err).toBe("OutOfMemoryError true\n3");
   });
 
+  it("computes attention by Hopper's kernels, deterministic or not, as by the others", () => {
+    const body = (deterministic: boolean) => `
+      lazuli.configure({ device: "cuda", deterministic: ${deterministic} });
+      const [q, k, v] = [1, 2, 3].map((i) => lazuli.arange(0, 2 * 70 * 64).mul(i / 7).sin().reshape([1, 2, 70, 64]).to("bfloat16"));
+      for (let run = 0; run < 3; run++) {
+        const leaves = [q, k, v].map((x) => x.detach().requiresGrad_());
+        const out = lazuli.F.scaledDotProductAttention(...leaves, { causal: true });
+        out.to("float32").square().sum().backward();
+        const sums = [out, ...leaves.map((x) => x.grad)].map((x) => x.to("float32").abs().sum());
+        console.log(JSON.stringify(await Promise.all(sums.map((x) => x.item()))));
+      }`;
+    const numbers = ({ out, err }: { out: string; err: string }): number[][] => {
+      expect(err).toBe("");
+      return out.split("\n").map((line) => JSON.parse(line));
+    };
+    const simple = numbers(run(body(true), { LAZULI_CUDA_ATTENTION: "simple" }))[0]!;
+    for (const deterministic of [true, false])
+      for (const LAZULI_SIMT_ARCH of ["8.0", "9.0"]) {
+        const runs = numbers(run(body(deterministic), { LAZULI_SIMT_ARCH }));
+        expect(runs.length).toBe(3);
+        for (const sums of runs)
+          sums.forEach((sum, i) => {
+            expect(Math.abs(sum / simple[i]! - 1)).toBeLessThan(0.01);
+          });
+      }
+    expect(run(body(true), { LAZULI_CUDA_ATTENTION: "sm70" }).err).toContain("auto, sm90, sm80 or simple");
+  });
+
   it("names an index out of range, at the call, and goes on", () => {
     const body = `
       lazuli.configure({ device: "cuda" });

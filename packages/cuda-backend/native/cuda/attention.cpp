@@ -17,7 +17,7 @@ class Attention final : public Kernel {
   Attention(const KernelRequest& request, AttentionPath path)
       : call_(request, 3),
         depth_(path == AttentionPath::simple ? 0 : call_.tensorCoreDepth({})),
-        sm90_(call_, depth_, path, false),
+        sm90_(call_, depth_, path, AttentionPass::forward),
         kernel_(depth_ ? Function("attention_forward",
                                   "lazuli_attention_" + std::to_string(depth_) + call_.suffix())
                        : Function("attention_simple", "lazuli_attention_simple" + call_.suffix())) {}

@@ -131,15 +131,23 @@ std::string compareAttentionPaths(const Target& target, const AttentionVariant& 
     return compare.run(makeAttention, path, Op::attention, {&queries, &keys, &values}, {q, k, k}, {q, lse});
   };
   const std::vector<Buffer> out = forward(AttentionPath::sm80);
-  if (!variant.gradient)
+  if (variant.pass == AttentionPass::forward)
     return compare.differing(forward(AttentionPath::sm90), out, {q, lse}, {"the output", "the log-sum-exp"});
   const Buffer dout = compare.upload(q, 4);
-  const auto backward = [&](AttentionPath path) {
-    return compare.run(makeAttentionGrad, path, Op::attention_grad,
-                       {&queries, &keys, &values, &out[0], &out[1], &dout}, {q, k, k, q, lse, q}, {q, k, k});
+  const auto make = [](const KernelRequest& request, AttentionPath path) {
+    return makeAttentionGrad(request, path);
   };
-  return compare.differing(backward(AttentionPath::sm90), backward(AttentionPath::sm80), {q, k, k},
-                           {"dq", "dk", "dv"});
+  const auto makeAdded = [](const KernelRequest& request, AttentionPath path) {
+    return makeAttentionGrad(request, path, false);
+  };
+  const auto backward = [&](Comparison::Made make, AttentionPath path) {
+    return compare.run(make, path, Op::attention_grad, {&queries, &keys, &values, &out[0], &out[1], &dout},
+                       {q, k, k, q, lse, q}, {q, k, k});
+  };
+  const Comparison::Made sm90 =
+      variant.pass == AttentionPass::addedGradient ? makeAdded : Comparison::Made(make);
+  return compare.differing(backward(sm90, AttentionPath::sm90), backward(make, AttentionPath::sm80),
+                           {q, k, k}, {"dq", "dk", "dv"});
 }
 
 }  // namespace lazuli::cuda

@@ -14,10 +14,11 @@ constexpr size_t kBiasGrad = 3;  // result
 /// A block of attention_backward.cu: 128 rows of two operands, and two places for 64 of two others.
 constexpr int kRows = 128, kThreads = 256, kStaticBytes = 1024;
 int sharedBytes(int depth) { return (2 * kRows + 4 * 64) * depth * 2; }
+constexpr uint32_t kRoundedPerBlock = 256 * 4;  // elements of dq
 
 class AttentionGrad final : public Kernel {
  public:
-  AttentionGrad(const KernelRequest& request, AttentionPath path)
+  AttentionGrad(const KernelRequest& request, AttentionPath path, bool deterministic)
       : call_(request, kExtras),
         delta_("attention_simple", "lazuli_attention_delta" + call_.suffix()),
         queries_("attention_simple", "lazuli_attention_simple_dq" + call_.suffix()),
@@ -37,13 +38,19 @@ class AttentionGrad final : public Kernel {
     call_.args.dout = attentionTensor(request, kDout);
     if (path != AttentionPath::simple) depth_ = call_.tensorCoreDepth({call_.args.dout});
     if (!depth_) return;
-    sm90_.emplace(call_, depth_, path, true);
+    addsUp_ = !deterministic;
+    sm90_.emplace(call_, depth_, path, addsUp_ ? AttentionPass::addedGradient : AttentionPass::gradient);
     const std::string size = std::to_string(depth_) + call_.suffix();
     tensorCores_.emplace_back("attention_backward", "lazuli_attention_dq_" + size);
     tensorCores_.emplace_back("attention_backward", "lazuli_attention_dkv_" + size);
+    if (!addsUp_) return;
+    tensorCores_.emplace_back("attention_backward", "lazuli_attention_dqkv_" + size);
+    tensorCores_.emplace_back("attention_backward", "lazuli_attention_round" + call_.suffix());
   }
 
-  size_t scratchBytes() const { return call_.deltaBytes() + (depth_ ? call_.rangeBytes() : 0); }
+  size_t scratchBytes() const {
+    return call_.deltaBytes() + (depth_ ? call_.rangeBytes() : 0) + (addsUp_ ? sumBytes() : 0);
+  }
   const AttentionCall& call() const { return call_; }
 
   void run(const KernelArgs& run) const override {
@@ -60,7 +67,11 @@ class AttentionGrad final : public Kernel {
     if (call_.hasQueries()) delta_.launch(*run.stream, Grid{static_cast<uint32_t>((rows + 7) / 8)}, args);
     if (depth_ && sharedBytes(depth_) + kStaticBytes <= run.stream->target().sharedPerBlock) {
       call_.findRanges(*run.stream, args, run.scratch + call_.deltaBytes());
-      if (sm90_->backward(*run.stream, args)) return;
+      if (addsUp_ && call_.hasQueries() && call_.hasKeys()) {
+        args.dqSums = reinterpret_cast<float*>(run.scratch + call_.deltaBytes() + call_.rangeBytes());
+        if (addUp(*run.stream, args)) return;
+      }
+      if (!addsUp_ && sm90_->backward(*run.stream, args)) return;
       Grid grid;
       grid.threads = kThreads;
       grid.sharedBytes = static_cast<uint32_t>(sharedBytes(depth_));
@@ -90,18 +101,45 @@ class AttentionGrad final : public Kernel {
   }
 
  private:
+  /// Of dq in float32.
+  size_t sumBytes() const {
+    return alignedBytes(
+        static_cast<size_t>(call_.shape.batch * call_.shape.heads * call_.shape.queries * call_.shape.depth) *
+        4);
+  }
+  /// All in one pass over the keys; false: a block of the GPU has too little memory for it.
+  bool addUp(const Stream& stream, const AttentionArgs& args) const {
+    const int shared = sharedBytes(depth_) + kAttentionChangeBytes;
+    const bool fits = shared + kStaticBytes <= stream.target().sharedPerBlock;
+    stream.zero(reinterpret_cast<std::byte*>(args.dqSums), sumBytes());
+    if (!sm90_->backward(stream, args)) {
+      if (!fits) return false;
+      Grid grid{call_.keyTiles(kRows)};
+      grid.threads = kThreads;
+      grid.sharedBytes = static_cast<uint32_t>(shared);
+      tensorCores_[2].launch(stream, grid, args);
+    }
+    const auto count = static_cast<uint64_t>(sumBytes() / 4);
+    Grid grid{static_cast<uint32_t>((count + kRoundedPerBlock - 1) / kRoundedPerBlock)};
+    grid.threads = kThreads;
+    tensorCores_[3].launch(stream, grid, args);
+    return true;
+  }
+
   AttentionCall call_;
   Function delta_, queries_, keys_, values_, bias_;
   bool hasBiasGrad_ = false;
   int depth_ = 0;
+  bool addsUp_ = false;  // dq, of tensor cores
   std::optional<AttentionSm90> sm90_;
-  std::vector<Function> tensorCores_;  // dq, and dk with dv; none where depth_ is 0
+  std::vector<Function>
+      tensorCores_;  // dq, dk with dv; where addsUp_ all three, and rounding; none: depth_ is 0
 };
 
 }  // namespace
 
-MadeKernel makeAttentionGrad(const KernelRequest& request, AttentionPath path) {
-  auto kernel = std::make_unique<AttentionGrad>(request, path);
+MadeKernel makeAttentionGrad(const KernelRequest& request, AttentionPath path, bool deterministic) {
+  auto kernel = std::make_unique<AttentionGrad>(request, path, deterministic);
   MadeKernel made;
   made.label = attentionLabel(request, kernel->call().shape, kernel->call().extras);
   made.scratchBytes = kernel->scratchBytes();
@@ -113,6 +151,9 @@ MadeKernel makeAttentionGrad(const KernelRequest& request, AttentionPath path) {
 namespace {
 
 MadeKernel make(const KernelRequest& request) { return makeAttentionGrad(request, chosenAttentionPath()); }
+MadeKernel makeInAnyOrder(const KernelRequest& request) {
+  return makeAttentionGrad(request, chosenAttentionPath(), false);
+}
 
 bool accepts(const Node&, size_t index, const Layout& layout) {
   if (index != kLse && index < kExtras) return hasUnitRows(layout);
@@ -122,5 +163,6 @@ bool accepts(const Node&, size_t index, const Layout& layout) {
 }  // namespace
 
 const KernelEntry attentionGradEntry{make, accepts}, attentionBiasGradEntry{make, accepts};
+const KernelEntry attentionGradInAnyOrderEntry{makeInAnyOrder, accepts};
 
 }  // namespace lazuli::cuda

@@ -17,9 +17,10 @@ enum class AttentionPath { automatic, sm90, sm80, simple };
 /// anything else.
 AttentionPath chosenAttentionPath();
 
-/// The entries' kernels, by a path.
+/// The entries' kernels, by a path. Where the gradient need not be `deterministic`, tensor cores compute it
+/// in one pass that adds up dq in the GPU's memory, in an order that changes from run to run.
 MadeKernel makeAttention(const KernelRequest& request, AttentionPath path);
-MadeKernel makeAttentionGrad(const KernelRequest& request, AttentionPath path);
+MadeKernel makeAttentionGrad(const KernelRequest& request, AttentionPath path, bool deterministic = true);
 
 /// A call of attention or attention_grad as the kernels are given it, before any address is known.
 struct AttentionCall {

@@ -36,8 +36,9 @@ bool encodeMap(TensorMap& map, const AttentionTensor& tensor, DType dtype, int b
 }
 
 std::string describe(const AttentionVariant& variant) {
-  return std::string(variant.gradient ? "the gradient of " : "") + (variant.causal ? "causal " : "") +
-         "attention in " + name(variant.dtype) + " with heads of " + std::to_string(variant.depth);
+  return std::string(variant.pass == AttentionPass::forward ? "" : "the gradient of ") +
+         (variant.causal ? "causal " : "") + "attention in " + name(variant.dtype) + " with heads of " +
+         std::to_string(variant.depth);
 }
 
 /// Whether the variant agrees with sm_80's kernels on this GPU; found out the first time.
@@ -64,11 +65,13 @@ bool agrees(const Stream& stream, const AttentionVariant& variant) {
 
 }  // namespace
 
-AttentionSm90::AttentionSm90(const AttentionCall& call, int depth, AttentionPath path, bool gradient)
-    : call_(call), depth_(depth), path_(path), gradient_(gradient) {
+AttentionSm90::AttentionSm90(const AttentionCall& call, int depth, AttentionPath path, AttentionPass pass)
+    : call_(call), depth_(depth), path_(path), pass_(pass) {
   if (depth == 0 || path == AttentionPath::sm80 || path == AttentionPath::simple) return;
   const std::string size = std::to_string(depth) + call.suffix();
-  if (gradient) {
+  if (pass == AttentionPass::addedGradient) {
+    kernels_.emplace_back("attention_backward_sm90", "lazuli_attention_sm90_dqkv_" + size);
+  } else if (pass == AttentionPass::gradient) {
     kernels_.emplace_back("attention_backward_sm90", "lazuli_attention_sm90_dq_" + size);
     kernels_.emplace_back("attention_backward_sm90", "lazuli_attention_sm90_dkv_" + size);
   } else {
@@ -81,7 +84,7 @@ bool AttentionSm90::isTaken(const Stream& stream) const {
   if (path_ == AttentionPath::sm90) return true;
   // The code is for 9.0a, which no other GPU runs.
   return stream.target().arch() == 90 &&
-         agrees(stream, {call_.shape.dtype, call_.shape.depth, call_.shape.causal, gradient_});
+         agrees(stream, {call_.shape.dtype, call_.shape.depth, call_.shape.causal, pass_});
 }
 
 bool AttentionSm90::encode(AttentionBulkArgs& args) const {
@@ -91,7 +94,7 @@ bool AttentionSm90::encode(AttentionBulkArgs& args) const {
   };
   return map(args.q, call.q, call.heads, call.queries) && map(args.k, call.k, call.groups, call.keys) &&
          map(args.v, call.v, call.groups, call.keys) &&
-         (!gradient_ || map(args.dout, call.dout, call.heads, call.queries));
+         (pass_ == AttentionPass::forward || map(args.dout, call.dout, call.heads, call.queries));
 }
 
 bool AttentionSm90::forward(const Stream& stream, const AttentionArgs& call) const {
@@ -112,9 +115,12 @@ bool AttentionSm90::backward(const Stream& stream, const AttentionArgs& call) co
   Grid grid{call_.queryTiles(kRows)};
   grid.threads = kThreads;
   grid.sharedBytes = static_cast<uint32_t>(attentionBulkBackwardBytes(depth_));
-  kernels_[0].launch(stream, grid, args);
+  if (pass_ == AttentionPass::addedGradient)
+    grid.sharedBytes += kAttentionChangeBytes;
+  else
+    kernels_[0].launch(stream, grid, args);
   grid.x = call_.keyTiles(kRows);
-  kernels_[1].launch(stream, grid, args);
+  kernels_.back().launch(stream, grid, args);
   return true;
 }
 

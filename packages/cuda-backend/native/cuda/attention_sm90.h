@@ -8,17 +8,20 @@
 
 namespace lazuli::cuda {
 
+/// What is computed: the forward pass, the gradient by two kernels, or by one that adds up dq.
+enum class AttentionPass { forward, gradient, addedGradient };
+
 /// The kernels for sm_90a of one call (device/attention_forward_sm90.cu, attention_backward_sm90.cu).
 class AttentionSm90 {
  public:
-  /// `depth`: the call's head size where tensor cores take it, else 0; `gradient`: of attention_grad.
-  AttentionSm90(const AttentionCall& call, int depth, AttentionPath path, bool gradient);
+  /// `depth`: the call's head size where tensor cores take it, else 0.
+  AttentionSm90(const AttentionCall& call, int depth, AttentionPath path, AttentionPass pass);
 
   // False, and nothing is launched: the next path takes the call. By the path and the GPU; because the driver
   // has no tensor map for the operands as they lie (TMA wants strides of 0 to 2^40 bytes); because a
   // self-test failed, or is due while the stream is being captured.
   bool forward(const Stream& stream, const AttentionArgs& args) const;
-  /// But for delta, which is there.
+  /// But for delta, which is there; of addedGradient dqSums is, with zeros, and dq is left to be rounded.
   bool backward(const Stream& stream, const AttentionArgs& args) const;
 
  private:
@@ -28,7 +31,7 @@ class AttentionSm90 {
   const AttentionCall& call_;
   int depth_;
   AttentionPath path_;
-  bool gradient_;
+  AttentionPass pass_;
   std::vector<Function> kernels_;  // one, or dq, dk with dv
 };
 
@@ -36,7 +39,8 @@ class AttentionSm90 {
 struct AttentionVariant {
   DType dtype;
   int64_t depth;
-  bool causal, gradient;
+  bool causal;
+  AttentionPass pass;
 
   auto operator<=>(const AttentionVariant&) const = default;
 };

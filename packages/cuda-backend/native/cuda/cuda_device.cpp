@@ -31,9 +31,9 @@ DeviceOptions limited(DeviceOptions options, const MpiJob* job) {
 
 /// What is fused is compiled with the program, several kernels at a time, and not one by one in its first
 /// run.
-Ledger::Lower lowerForCuda(const MpiJob* job) {
-  return [target = Gpu::open(firstGpu(job)).target()](const Program& program) {
-    Lowered lowered = lower(program, kernels());
+Ledger::Lower lowerForCuda(const MpiJob* job, bool deterministic) {
+  return [target = Gpu::open(firstGpu(job)).target(), deterministic](const Program& program) {
+    Lowered lowered = lower(program, kernels(deterministic));
     prepare(lowered, target);
     return lowered;
   };
@@ -44,7 +44,7 @@ Ledger::Lower lowerForCuda(const MpiJob* job) {
 CudaDevice::CudaDevice(const DeviceOptions& options) : CudaDevice(options, jobOf(options)) {}
 
 CudaDevice::CudaDevice(const DeviceOptions& options, MpiJob* job)
-    : WorkerDevice(limited(options, job), lowerForCuda(job), job) {
+    : WorkerDevice(limited(options, job), lowerForCuda(job, options.deterministic), job) {
   // Asked for before the first worker takes memory: the same for all, and the ledger's.
   const size_t limit = limited(options, job).memoryLimitBytes;
   for (int i = 0; i < options.virtualDevices; i++) {

@@ -7,8 +7,9 @@ namespace lazuli::cuda {
 class Source;
 struct Target;
 
-/// CUDA's kernels. Making one needs no GPU; running one needs KernelArgs::stream.
-const KernelMaker& kernels();
+/// CUDA's kernels. Making one needs no GPU; running one needs KernelArgs::stream. `deterministic`: only those
+/// that give the same bits in every run.
+const KernelMaker& kernels(bool deterministic = true);
 
 // By Op; cuda/registry.cpp. Null where CUDA has no kernel for it.
 const KernelEntry* findKernel(Op op);

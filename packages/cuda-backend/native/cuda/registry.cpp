@@ -76,20 +76,28 @@ namespace {
 
 class CudaKernels final : public KernelMaker {
  public:
+  explicit CudaKernels(bool deterministic) : deterministic_(deterministic) {}
+
   const char* device() const override { return "CUDA"; }
   MadeKernel fused(std::vector<FusedSpec> parts) const override { return cuda::makeFused(std::move(parts)); }
   MadeKernel matmul(const MatmulSpec& spec) const override { return cuda::makeMatmul(spec); }
   bool matmulAccepts(const MatmulSpec& spec, size_t operand) const override {
     return cuda::matmulAccepts(spec, operand);
   }
-  const KernelEntry* library(Op op) const override { return cuda::findKernel(op); }
+  const KernelEntry* library(Op op) const override {
+    if (op == Op::attention_grad && !deterministic_) return &attentionGradInAnyOrderEntry;
+    return cuda::findKernel(op);
+  }
+
+ private:
+  bool deterministic_;
 };
 
 }  // namespace
 
-const KernelMaker& kernels() {
-  static const CudaKernels kernels;
-  return kernels;
+const KernelMaker& kernels(bool deterministic) {
+  static const CudaKernels ordered(true), any(false);
+  return deterministic ? ordered : any;
 }
 
 }  // namespace lazuli::cuda

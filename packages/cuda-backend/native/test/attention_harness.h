@@ -49,6 +49,7 @@ struct Case {
   int64_t window = 0;
   std::function<int32_t(int64_t)> segment;  // of a query or key; none: no segments
   std::optional<Bias> bias;
+  bool repeats = true;  // a second run gives the same bits
   /// The kernels; those of the device's entry where there is none.
   std::function<MadeKernel(Op, const KernelRequest&)> make;
 };

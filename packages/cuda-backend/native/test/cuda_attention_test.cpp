@@ -102,14 +102,41 @@ TEST_F(CudaAttention, Paths) {
   }
 }
 
+// dq added up in the GPU's memory: the same sums, in another order.
+TEST_F(CudaAttention, AddedGradients) {
+  for (AttentionPath path : {AttentionPath::sm90, AttentionPath::sm80})
+    for (DType dtype : {DType::bf16, DType::f16})
+      for (int64_t depth : {64, 96, 128}) {
+        if (path == AttentionPath::sm90 && !hasSm90()) continue;
+        SCOPED_TRACE(testing::Message() << name(dtype) << " " << depth);
+        Case c = caseOf(path, dtype, depth, 80, 150);
+        c.repeats = false;
+        c.make = [path](Op op, const KernelRequest& request) {
+          return op == Op::attention ? makeAttention(request, path) : makeAttentionGrad(request, path, false);
+        };
+        c.causal = true, c.offset = 30, c.dlse = true, c.heads = 2;
+        check(c);
+        if (dtype == DType::f16 || (path == AttentionPath::sm80 && depth == 96)) continue;
+        c.groups = 1, c.order = Order::byRow;
+        c.offset = -60;  // some rows see nothing
+        c.segment = [](int64_t i) { return static_cast<int32_t>(i / 60); };
+        check(c);
+        c.segment = nullptr, c.causal = false, c.queries = 1;
+        check(c);
+        c.keys = 0;  // left to the simple kernels
+        check(c);
+      }
+}
+
 // The self-test finds the kernels of this build to agree, in both directions.
 TEST_F(CudaAttention, Sm90AgreesWithSm80) {
   if (!hasSm90()) GTEST_SKIP() << "not a GPU of compute capability 9.0";
   const cuda::Target& target = test::deviceTarget();
-  for (bool gradient : {false, true}) {
-    EXPECT_EQ(compareAttentionPaths(target, {DType::bf16, 128, true, gradient}), "");
-    EXPECT_EQ(compareAttentionPaths(target, {DType::f16, 96, false, gradient}), "");
-    EXPECT_EQ(compareAttentionPaths(target, {DType::f16, 64, true, gradient}), "");
+  using cuda::AttentionPass;
+  for (AttentionPass pass : {AttentionPass::forward, AttentionPass::gradient, AttentionPass::addedGradient}) {
+    EXPECT_EQ(compareAttentionPaths(target, {DType::bf16, 128, true, pass}), "");
+    EXPECT_EQ(compareAttentionPaths(target, {DType::f16, 96, false, pass}), "");
+    EXPECT_EQ(compareAttentionPaths(target, {DType::f16, 64, true, pass}), "");
   }
 }
 

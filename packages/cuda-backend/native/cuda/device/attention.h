@@ -29,6 +29,7 @@ struct AttentionArgs {
   float* lse;                              // [batch, heads, queries]; the gradient reads it
   const float* dlse;                       // may be null
   void* delta;                             // [batch, heads, queries] of the gradient, as it is computed in
+  float* dqSums;  // [batch, heads, queries, depth], unscaled: what one pass adds up, in no order; else null
   AttentionBiasArg bias;
   void *result, *dq, *dk, *dv;  // dense
   void* dbias;                  // dense, [1 or batch, 1 or heads, 1 or queries, 1 or keys]
@@ -55,6 +56,8 @@ constexpr int attentionBulkForwardBytes(int depth) { return (128 + 2 * 2 * 128) 
 constexpr int attentionBulkBackwardBytes(int depth) {
   return (2 * 128 + 2 * 2 * 64) * depth * 2 + 2 * 2 * 64 * 4 + 64;
 }
+/// Beside them, where dq is added up too: 128 keys' gradients of the weights of 64 queries.
+inline constexpr int kAttentionChangeBytes = 128 * 64 * 2;
 /// Columns of a box: as many as one swizzled row of shared memory has, 128 or 64 bytes.
 constexpr int attentionBoxColumns(int depth) { return depth % 64 == 0 ? 64 : 32; }
 

@@ -1,7 +1,7 @@
 // The gradient of FlashAttention-2 (Dao, https://arxiv.org/abs/2307.08691) on tensor cores by mma.sync. Two
 // kernels, each of which computes the weights again and owns what it sums, so that nothing is added in an
 // order that may differ: one has 128 keys of a group and goes over all queries of the group's heads (dk, dv),
-// one 128 queries of a head and goes over their keys (dq).
+// one 128 queries of a head and goes over their keys (dq). Or the first adds up dq too, in the GPU's memory.
 
 #include "attention_tiles.h"
 
@@ -71,7 +71,37 @@ LAZULI_DEVICE bool allSee(const AttentionArgs& args, const Band& band, int query
          query + queries - 1 + band.begin <= key && key + keys - 1 < query + band.end && !args.querySegments;
 }
 
+/// Adds 128 keys' part of dq's of kColumns queries; `changes`: the gradients of their scores, as [key,
+/// query].
 template <class T, int kDepth>
+LAZULI_DEVICE void addQueryGradients(const AttentionArgs& args, const Tile<T, kColumns>& changes,
+                                     const Tile<T, kDepth>& k, long long head, int query) {
+  const int lane = threadIdx.x & 31;
+  for (int at = static_cast<int>(threadIdx.x) / 32; at < kColumns / 16 * (kDepth / 16); at += kThreads / 32) {
+    const int rows = at % (kColumns / 16), columns = at / (kColumns / 16);
+    float sums[2][4];
+    clear(sums);
+#pragma unroll
+    for (int key = 0; key < kRows; key += 16) {
+      uint32_t t[4], b[4];
+      changes.template square<true>(t, key, rows);
+      const uint32_t a[4] = {t[0], t[2], t[1], t[3]};
+      k.right(b, key, columns);
+      multiplyAdd<T>(sums[0], a, b[0], b[1]);
+      multiplyAdd<T>(sums[1], a, b[2], b[3]);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = query + rows * 16 + half * 8 + lane / 4;
+      if (row >= args.queries) continue;
+      float* to = args.dqSums + (head * args.queries + row) * kDepth + columns * 16 + lane % 4 * 2;
+      addPair(to, sums[0][2 * half], sums[0][2 * half + 1]);
+      addPair(to + 8, sums[1][2 * half], sums[1][2 * half + 1]);
+    }
+  }
+}
+
+template <class T, int kDepth, bool kAddsQueries>
 LAZULI_DEVICE void keyGradients(const AttentionArgs& args, unsigned char* bytes) {
   using B = Backward<T, kDepth>;
   using Rows = typename B::Rows;
@@ -81,7 +111,8 @@ LAZULI_DEVICE void keyGradients(const AttentionArgs& args, unsigned char* bytes)
   const int lane = threadIdx.x & 31, row = static_cast<int>(threadIdx.x) / 32 * kWarpRows;
   T* data = reinterpret_cast<T*>(bytes);
   const Rows k{data}, v{data + kRows * kDepth};
-  T* columns = data + 2 * kRows * kDepth;  // q, dout, q, dout
+  T* columns = data + 2 * kRows * kDepth;                // q, dout, q, dout
+  const Tile<T, kColumns> changes{columns + 4 * kTile};  // where queries' gradients are added
   // Of the queries: by what their weights are scaled down, and what is taken from their gradients.
   LAZULI_SHARED float lses[2][kColumns], deltas[2][kColumns];
   const Band band = bandOf(args);
@@ -120,7 +151,7 @@ LAZULI_DEVICE void keyGradients(const AttentionArgs& args, unsigned char* bytes)
   if (head < lastHead) loadColumns(0, head, tile);
   commitCopies();
   while (head < lastHead) {
-    const int query = tile * kColumns;
+    const int query = tile * kColumns, ofHead = head;
     tile = filter.template next<kColumns>(tile + 1, end);
     if (tile == end) tile = start, ++head;
     waitCopies<0>();
@@ -148,6 +179,12 @@ LAZULI_DEVICE void keyGradients(const AttentionArgs& args, unsigned char* bytes)
       }
       B::add(dv, s, dout, across);
       B::add(dk, ds, q, across);
+      if constexpr (kAddsQueries) changes.put(ds, row, across / 8);
+    }
+    if constexpr (kAddsQueries) {
+      __syncthreads();
+      addQueryGradients<T, kDepth>(args, changes, k, static_cast<long long>(at.batch) * args.heads + ofHead,
+                                   query);
     }
     place = 1 - place;
   }
@@ -243,14 +280,31 @@ LAZULI_DEVICE void queryGradients(const AttentionArgs& args, unsigned char* byte
 
 }  // namespace
 
-#define LAZULI_ATTENTION_BACKWARD(suffix, T, depth)                                 \
-  LAZULI_KERNEL(lazuli_attention_dkv_##depth##_##suffix, AttentionArgs, kThreads) { \
-    LAZULI_DYNAMIC_SHARED(bytes);                                                   \
-    keyGradients<T, depth>(args, bytes);                                            \
-  }                                                                                 \
-  LAZULI_KERNEL(lazuli_attention_dq_##depth##_##suffix, AttentionArgs, kThreads) {  \
-    LAZULI_DYNAMIC_SHARED(bytes);                                                   \
-    queryGradients<T, depth>(args, bytes);                                          \
+/// dq of its sums, four elements to a thread.
+template <class T>
+LAZULI_DEVICE void roundQueries(const AttentionArgs& args) {
+  const long long at = (static_cast<long long>(blockIdx.x) * kThreads + threadIdx.x) * 4;
+  if (at >= static_cast<long long>(args.batch) * args.heads * args.queries * args.depth) return;
+  const float4 sums = *reinterpret_cast<const float4*>(args.dqSums + at);
+  const float scale = static_cast<float>(args.scale);
+  *reinterpret_cast<uint2*>(static_cast<T*>(args.dq) + at) =
+      make_uint2(packPair<T>(sums.x * scale, sums.y * scale), packPair<T>(sums.z * scale, sums.w * scale));
+}
+LAZULI_KERNEL(lazuli_attention_round_bf16, AttentionArgs, kThreads) { roundQueries<BFloat16>(args); }
+LAZULI_KERNEL(lazuli_attention_round_f16, AttentionArgs, kThreads) { roundQueries<Float16>(args); }
+
+#define LAZULI_ATTENTION_BACKWARD(suffix, T, depth)                                  \
+  LAZULI_KERNEL(lazuli_attention_dkv_##depth##_##suffix, AttentionArgs, kThreads) {  \
+    LAZULI_DYNAMIC_SHARED(bytes);                                                    \
+    keyGradients<T, depth, false>(args, bytes);                                      \
+  }                                                                                  \
+  LAZULI_KERNEL(lazuli_attention_dqkv_##depth##_##suffix, AttentionArgs, kThreads) { \
+    LAZULI_DYNAMIC_SHARED(bytes);                                                    \
+    keyGradients<T, depth, true>(args, bytes);                                       \
+  }                                                                                  \
+  LAZULI_KERNEL(lazuli_attention_dq_##depth##_##suffix, AttentionArgs, kThreads) {   \
+    LAZULI_DYNAMIC_SHARED(bytes);                                                    \
+    queryGradients<T, depth>(args, bytes);                                           \
   }
 #define LAZULI_ATTENTION_BACKWARDS(depth)          \
   LAZULI_ATTENTION_BACKWARD(bf16, BFloat16, depth) \

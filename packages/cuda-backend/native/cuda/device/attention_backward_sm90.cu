@@ -2,7 +2,8 @@
 // kernels each own what they sum, so that nothing is added in an order that may differ: one has 128 keys of a
 // group and goes over all queries of the group's heads (dk, dv), one 128 queries of a head and goes over
 // their keys (dq). The weights stay in registers: they are computed with the rows that a block owns as their
-// rows, and so are the left operands of the products that follow.
+// rows, and so are the left operands of the products that follow. Or the first adds up dq too, in the GPU's
+// memory: for that the gradients of the scores go through shared memory, and are read across.
 
 #include "attention_sm90.h"
 
@@ -18,12 +19,14 @@ struct Places {
   using Tiles = Slabs<T, kDepth, kAcross>;
 
   unsigned char *own, *tiles;
-  float* numbers;  // two for each row of a tile
+  unsigned char* changes;  // of the scores, as [key, query] of each warpgroup; where dq is added up
+  float* numbers;          // two for each row of a tile
   Barrier* ownFull;
   Ring<kStages> ring;
 
-  LAZULI_DEVICE explicit Places(unsigned char* bytes) : own(bytes), tiles(bytes + 4 * Rows::kBytes) {
-    numbers = reinterpret_cast<float*>(tiles + 2 * kStages * Tiles::kBytes);
+  LAZULI_DEVICE Places(unsigned char* bytes, bool addsQueries)
+      : own(bytes), tiles(bytes + 4 * Rows::kBytes), changes(tiles + 2 * kStages * Tiles::kBytes) {
+    numbers = reinterpret_cast<float*>(changes + (addsQueries ? kAttentionChangeBytes : 0));
     ownFull = reinterpret_cast<Barrier*>(numbers + 2 * kStages * kAcross);
     ring = {ownFull + 1, ownFull + 1 + kStages};
   }
@@ -146,7 +149,21 @@ LAZULI_DEVICE void loadQueries(const AttentionBulkArgs& args, const Places<T, kD
   });
 }
 
-template <class T, int kDepth>
+/// Adds 64 keys' part of dq's of 64 queries, columns from `column` on.
+template <int kTiles>
+LAZULI_DEVICE void addQueryGradients(const AttentionArgs& args, const float (&sums)[kTiles][4],
+                                     long long head, int query, int column) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = computedAnew(query + rowOfThread() + half * 8);
+    if (row >= args.queries) continue;
+    float* to = args.dqSums + (head * args.queries + row) * args.depth + column + columnOfThread();
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) addPair(to + n * 8, sums[n][2 * half], sums[n][2 * half + 1]);
+  }
+}
+
+template <class T, int kDepth, bool kAddsQueries>
 LAZULI_DEVICE void keyGradients(const Places<T, kDepth>& places, const KeyWork& keys, int group) {
   const AttentionArgs& args = keys.args;
   const auto k = places.rows(0, group), v = places.rows(1, group);
@@ -156,7 +173,7 @@ LAZULI_DEVICE void keyGradients(const Places<T, kDepth>& places, const KeyWork& 
   clear(dk);
   clear(dv);
   waitFor(places.ownFull, 0);
-  keys.each([&](int index, int, int tile) {
+  keys.each([&](int index, [[maybe_unused]] int head, int tile) {
     const auto q = places.tile(0, index), dout = places.tile(1, index);
     float s[kAcross / 8][4], ds[kAcross / 8][4];
     uint32_t weights[kAcross / 16][4];
@@ -177,13 +194,13 @@ LAZULI_DEVICE void keyGradients(const Places<T, kDepth>& places, const KeyWork& 
         s[n][c] = exp2Fast(__fmaf_rn(s[n][c], scale, -(c % 2 ? exponents.y : exponents.x)));
     }
     if (!whole) {
+      const int query = computedAnew(tile * kAcross + columnOfThread()),
+                key = computedAnew(first + rowOfThread());
 #pragma unroll
       for (int n = 0; n < kAcross / 8; ++n)
 #pragma unroll
         for (int c = 0; c < 4; ++c)
-          if (!seesKey(args, keys.band, keys.at.batch, tile * kAcross + n * 8 + columnOfThread() + c % 2,
-                       first + rowOfThread() + c / 2 * 8))
-            s[n][c] = 0;
+          if (!seesKey(args, keys.band, keys.at.batch, query + n * 8 + c % 2, key + c / 2 * 8)) s[n][c] = 0;
     }
     packWeights<T>(weights, s);
     awaitProducts<0>(ds);
@@ -202,8 +219,36 @@ LAZULI_DEVICE void keyGradients(const Places<T, kDepth>& places, const KeyWork& 
     beginProducts();
     addRows<T, kDepth, kAcross>(dk, changes, q);
     endProducts();
-    awaitProducts<0>(dv, dk);
-    places.ring.release(index);
+    if constexpr (!kAddsQueries) {
+      awaitProducts<0>(dv, dk);
+      places.ring.release(index);
+    } else {
+      // As Tile permutes rows of 64 elements, so does swizzling by 128 bytes.
+      const Tile<T, kAcross> across{
+          reinterpret_cast<T*>(places.changes + computedAnew(group) * (kAttentionChangeBytes / 2))};
+      meetGroup(computedAnew(group));  // what was there was used
+      across.put(ds, computedAnew(static_cast<int>(threadIdx.x) % 128 / 32 * 16), 0);
+      publishStores();
+      awaitProducts<0>(dv, dk);
+      places.ring.release(index);
+      meetGroup(group);
+      // As many columns at a time as there are registers for.
+      constexpr int kColumns = kDepth > 96 ? kDepth / 2 : kDepth;
+#pragma unroll
+      for (int column = 0; column < kDepth; column += kColumns) {
+        float dq[kColumns / 8][4];
+        beginProducts();
+#pragma unroll
+        for (int step = 0; step < kGroupRows / 16; ++step)
+          multiplyShared<T, true, true>(
+              dq, matrixAt<128>(across.data + step * 16 * kAcross, kAttentionChangeBytes / 2, 1024),
+              k.across(step, column), step > 0);
+        endProducts();
+        awaitProducts<0>(dq);
+        addQueryGradients(args, dq, static_cast<long long>(keys.at.batch) * args.heads + head, tile * kAcross,
+                          column);
+      }
+    }
   });
   meetGroup(group);
   const long long row =
@@ -320,9 +365,9 @@ LAZULI_DEVICE void queryGradients(const Places<T, kDepth>& places, const QueryWo
                        args.queries - first);
 }
 
-template <class T, int kDepth>
+template <class T, int kDepth, bool kAddsQueries>
 LAZULI_DEVICE void runKeys(const AttentionBulkArgs& args, unsigned char* bytes) {
-  const Places<T, kDepth> places(bytes);
+  const Places<T, kDepth> places(bytes, kAddsQueries);
   places.init();
   const int group = warpgroup();
   if (group == 2) {
@@ -330,13 +375,13 @@ LAZULI_DEVICE void runKeys(const AttentionBulkArgs& args, unsigned char* bytes) 
     if (threadIdx.x < 256 + 32) loadQueries(args, places, KeyWork(args.call));
   } else {
     takeRegisters<kConsumerRegisters>();
-    keyGradients(places, KeyWork(args.call), group);
+    keyGradients<T, kDepth, kAddsQueries>(places, KeyWork(args.call), group);
   }
 }
 
 template <class T, int kDepth>
 LAZULI_DEVICE void runQueries(const AttentionBulkArgs& args, unsigned char* bytes) {
-  const Places<T, kDepth> places(bytes);
+  const Places<T, kDepth> places(bytes, false);
   places.init();
   const int group = warpgroup();
   if (group == 2) {
@@ -350,14 +395,18 @@ LAZULI_DEVICE void runQueries(const AttentionBulkArgs& args, unsigned char* byte
 
 }  // namespace
 
-#define LAZULI_ATTENTION_BACKWARD(suffix, T, depth)                                                \
-  LAZULI_KERNEL_ALONE(lazuli_attention_sm90_dkv_##depth##_##suffix, AttentionBulkArgs, kThreads) { \
-    LAZULI_DYNAMIC_SHARED(bytes);                                                                  \
-    runKeys<T, depth>(args, bytes);                                                                \
-  }                                                                                                \
-  LAZULI_KERNEL_ALONE(lazuli_attention_sm90_dq_##depth##_##suffix, AttentionBulkArgs, kThreads) {  \
-    LAZULI_DYNAMIC_SHARED(bytes);                                                                  \
-    runQueries<T, depth>(args, bytes);                                                             \
+#define LAZULI_ATTENTION_BACKWARD(suffix, T, depth)                                                 \
+  LAZULI_KERNEL_ALONE(lazuli_attention_sm90_dkv_##depth##_##suffix, AttentionBulkArgs, kThreads) {  \
+    LAZULI_DYNAMIC_SHARED(bytes);                                                                   \
+    runKeys<T, depth, false>(args, bytes);                                                          \
+  }                                                                                                 \
+  LAZULI_KERNEL_ALONE(lazuli_attention_sm90_dqkv_##depth##_##suffix, AttentionBulkArgs, kThreads) { \
+    LAZULI_DYNAMIC_SHARED(bytes);                                                                   \
+    runKeys<T, depth, true>(args, bytes);                                                           \
+  }                                                                                                 \
+  LAZULI_KERNEL_ALONE(lazuli_attention_sm90_dq_##depth##_##suffix, AttentionBulkArgs, kThreads) {   \
+    LAZULI_DYNAMIC_SHARED(bytes);                                                                   \
+    runQueries<T, depth>(args, bytes);                                                              \
   }
 #define LAZULI_ATTENTION_BACKWARDS(depth)          \
   LAZULI_ATTENTION_BACKWARD(bf16, BFloat16, depth) \

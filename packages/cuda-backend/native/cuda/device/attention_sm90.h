@@ -44,9 +44,10 @@ struct Slabs {
     const int column = step * 16;
     return matrixAt<kRowBytes>(data + column / kSpan * kSlabBytes + column % kSpan * 2, 16, 8 * kRowBytes);
   }
-  /// Rows 16 * step.. + 16 of all columns; a product sums over the rows.
-  LAZULI_DEVICE uint64_t across(int step) const {
-    return matrixAt<kRowBytes>(data + step * 16 * kRowBytes, kSlabBytes, 8 * kRowBytes);
+  /// Rows 16 * step.. + 16 of all columns, or of those from a slab's first on; a product sums over the rows.
+  LAZULI_DEVICE uint64_t across(int step, int column = 0) const {
+    return matrixAt<kRowBytes>(data + column / kSpan * kSlabBytes + step * 16 * kRowBytes, kSlabBytes,
+                               8 * kRowBytes);
   }
 };
 

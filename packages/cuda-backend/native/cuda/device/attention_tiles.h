@@ -50,6 +50,19 @@ struct Tile {
                         chunkOf(row + (lane & 7) + (lane >> 4) * 8, lane & 7, step * 2 ^ (lane >> 3 & 1)));
   }
 
+  /// A warp's 16 rows from `row` on, columns 8 * first.. on, as multiplyAdd leaves them.
+  template <int kTiles>
+  LAZULI_DEVICE void put(const float (&values)[kTiles][4], int row, int first) const {
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      uint32_t* upper = reinterpret_cast<uint32_t*>(chunk(row + lane / 4, first + n)) + lane % 4;
+      uint32_t* lower = reinterpret_cast<uint32_t*>(chunk(row + lane / 4 + 8, first + n)) + lane % 4;
+      *upper = packPair<T>(values[n][0], values[n][1]);
+      *lower = packPair<T>(values[n][2], values[n][3]);
+    }
+  }
+
   /// A warp's 16 rows from `row` on, of which those below `count` are stored to `to`: through shared memory,
   /// which no other warp may use at these rows, in whole chunks.
   LAZULI_DEVICE void store(const float (&values)[kDepth / 8][4], float low, float high, int row, T* to,

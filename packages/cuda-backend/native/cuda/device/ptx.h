@@ -22,6 +22,14 @@ LAZULI_DEVICE uint32_t sharedAddress(const void* shared) {
 }
 #endif
 
+/// The value, of which a compiler knows nothing: what is computed of it is not kept over a loop's rounds.
+LAZULI_DEVICE int computedAnew(int value) {
+#if !defined(LAZULI_SIMT)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 /// Four 8x8 matrices of 16-bit elements from shared memory (ldmatrix): lane i gives row i % 8 of matrix i /
 /// 8, 16 bytes; it receives elements 2 * (i % 4) and the next of row i / 4 of each, or, `kTransposed`, of
 /// column i / 4.
@@ -92,6 +100,16 @@ LAZULI_DEVICE float exp2Fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+#endif
+}
+
+/// Adds to two neighbours in the GPU's memory, at a multiple of 8 bytes, in whatever order threads come.
+LAZULI_DEVICE void addPair(float* to, float low, float high) {
+#if !defined(LAZULI_SIMT) && __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(low), "f"(high) : "memory");
+#else
+  atomicAdd(to, low);
+  atomicAdd(to + 1, high);
 #endif
 }
 
