@@ -80,6 +80,7 @@ void CudaWorker::execute(const std::shared_ptr<DeviceRun>& run) {
   flight->fresh.resize(run->outputs.size());
   flight->result.startUs = clock_.us();
   attempt(*flight);
+  flight->result.launchedUs = clock_.us();
   land(flight);
 }
 
