@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -107,9 +108,11 @@ T combined(int32_t op, T a, T b) {
   switch (op) {
     case ncclProd:
       return static_cast<T>(a * b);
-    case ncclMax:
+    case ncclMax:  // as NCCL's, NaN loses
+      if constexpr (std::is_floating_point_v<T>) return std::fmax(a, b);
       return std::max(a, b);
     case ncclMin:
+      if constexpr (std::is_floating_point_v<T>) return std::fmin(a, b);
       return std::min(a, b);
     default:
       return static_cast<T>(a + b);
