@@ -59,7 +59,8 @@ async function nativeTests() {
       .join(":")}`,
   ];
   const fused = "Fuse FuseFuzz Fused";
-  const library = "Adamw Attention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
+  const library =
+    "Adamw Attention CudaAttention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
   // Kernels once more: CUDA's, by the emulator; and the fused ones compiled by NVRTC.
   const cuda = nativeTest("native-cuda", only(`${library} ${fused} CudaFused Collective CudaNccl`), {
     LAZULI_TEST_DEVICE: "cuda",
