@@ -51,7 +51,13 @@ bool agrees(const Stream& stream, const AttentionVariant& variant) {
   CUstreamCaptureStatus capturing = CU_STREAM_CAPTURE_STATUS_NONE;
   LAZULI_CUDA(cuStreamIsCapturing, stream.handle(), &capturing);
   if (capturing != CU_STREAM_CAPTURE_STATUS_NONE) return false;
-  const std::string wrong = compareAttentionPaths(stream.target(), variant);
+  std::string wrong;
+  try {
+    wrong = compareAttentionPaths(stream.target(), variant);
+  } catch (const CudaError& error) {
+    if (error.code != CUDA_ERROR_OUT_OF_MEMORY) throw;
+    return false;  // and is asked again
+  }
   static bool said = false;
   if (!wrong.empty() && !std::exchange(said, true)) {
     std::fprintf(stderr,
