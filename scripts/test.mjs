@@ -61,7 +61,7 @@ async function nativeTests() {
   const fused = "Fuse FuseFuzz Fused";
   const library = "Adamw Attention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
   // Kernels once more: CUDA's, by the emulator; and the fused ones compiled by NVRTC.
-  const cuda = nativeTest("native-cuda", only(`${library} ${fused} CudaFused Collective CudaNccl`), {
+  const cuda = nativeTest("native-cuda", only(`${library} ${fused} CudaFused CudaMatmul Collective CudaNccl`), {
     LAZULI_TEST_DEVICE: "cuda",
     LAZULI_CUDA_PATH: emulator,
     LAZULI_SIMT_DEVICES: "8",

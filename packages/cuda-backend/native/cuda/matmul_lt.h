@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 
+#include "cuda/cublaslt.h"
 #include "cuda/stream.h"
 #include "kernels/matmul_layout.h"
 
@@ -28,7 +29,19 @@ class LtMatmul {
 
  private:
   struct Plan;
-  const Plan& plan() const;
+  /// What a product is given.
+  struct Call {
+    const std::byte *a, *b, *bias, *addend;
+    std::byte* workspace;
+    const Stream& stream;
+  };
+  const Plan& plan(const Call& call) const;
+  cublasLtMatmulAlgo_t choose(const Plan& plan, const Call& call) const;
+  std::vector<int64_t> key(const Stream& stream) const;
+  cublasStatus_t multiply(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulDesc_t desc,
+                          const Call& call, const std::byte* a, const std::byte* b, const std::byte* addend,
+                          std::byte* out) const;
+  int64_t itemBytes() const;
 
   MatmulShape shape_;
   DType in_, out_;
