@@ -21,9 +21,9 @@ class CudaMatmul : public testing::Test {
  protected:
   void SetUp() override {
     if (!onCuda()) GTEST_SKIP() << "needs LAZULI_TEST_DEVICE=cuda";
-    cuda::CublasLt::get();
+    const auto* multiply = reinterpret_cast<void*>(cuda::CublasLt::get().cublasLtMatmul);
     void* emulator = dlopen(LAZULI_SIMT_LIBRARY, RTLD_NOW | RTLD_NOLOAD);
-    if (!emulator) GTEST_SKIP() << "needs the emulator";
+    if (!emulator || dlsym(emulator, "cublasLtMatmul") != multiply) GTEST_SKIP() << "needs the emulator";
     asked = reinterpret_cast<int (*)()>(dlsym(emulator, "lazuliSimtHeuristics"));
     last = reinterpret_cast<int (*)()>(dlsym(emulator, "lazuliSimtAlgorithm"));
     cuda::Gpu::open(0).makeCurrent();
