@@ -7,6 +7,7 @@
 #include "cuda/cublaslt.h"
 #include "cuda/handles.h"
 #include "cuda/matmul_choice.h"
+#include "storage.h"
 
 namespace lazuli::cuda {
 namespace {
@@ -28,6 +29,8 @@ cudaDataType typeOf(DType dtype) {
 }
 
 constexpr int kMostTimed = 8;  // of what the heuristics propose
+// Of the workspace's address, which the plan aligns to kAlignment alone (cuBLASLt, cublasLtMatmul).
+constexpr size_t kWorkspaceAlignment = 256;
 
 /// Off unless asked for, as in PyTorch: TF32 keeps 10 bits of the mantissa.
 bool wantsTf32() {
@@ -125,6 +128,8 @@ LtMatmul::LtMatmul(const MatmulShape& shape, DType in, DType out, LtEpilogue epi
 }
 
 LtMatmul::~LtMatmul() = default;
+
+size_t LtMatmul::workspaceBytes() const { return workspaceBytes_ + kWorkspaceAlignment - kAlignment; }
 
 int64_t LtMatmul::itemBytes() const { return static_cast<int64_t>(sizeBytes(in_)); }
 
@@ -226,7 +231,8 @@ cublasStatus_t LtMatmul::multiply(const Plan& plan, const cublasLtMatmulAlgo_t& 
 
 void LtMatmul::run(const std::byte* a, const std::byte* b, const std::byte* bias, const std::byte* addend,
                    std::byte* out, std::byte* workspace, const Stream& stream) const {
-  const Call call{a, b, bias, addend, workspace, stream};
+  const size_t past = reinterpret_cast<uintptr_t>(workspace) % kWorkspaceAlignment;
+  const Call call{a, b, bias, addend, workspace + (past ? kWorkspaceAlignment - past : 0), stream};
   const Plan& plan = this->plan(call);
   const int64_t outStep = count_ * shape_.m * shape_.n * static_cast<int64_t>(sizeBytes(out_));
   // The bias's address is the descriptor's, which runs on other streams share: each has its own copy.

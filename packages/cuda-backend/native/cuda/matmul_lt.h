@@ -22,8 +22,8 @@ class LtMatmul {
   LtMatmul(const MatmulShape& shape, DType in, DType out, LtEpilogue epilogue);
   ~LtMatmul();
 
-  size_t workspaceBytes() const { return workspaceBytes_; }
-  /// Bases of the operands; `workspace` of workspaceBytes().
+  size_t workspaceBytes() const;
+  /// Bases of the operands; `workspace` of workspaceBytes(), aligned as all that is planned.
   void run(const std::byte* a, const std::byte* b, const std::byte* bias, const std::byte* addend,
            std::byte* out, std::byte* workspace, const Stream& stream) const;
 
