@@ -59,7 +59,7 @@ async function nativeTests() {
       .join(":")}`,
   ];
   const fused = "Fuse FuseFuzz Fused";
-  const cudaOnly = "CudaFused CudaMatmul CudaNccl Collective";
+  const cudaOnly = "CudaAttention CudaFused CudaMatmul CudaNccl Collective";
   const library = "Adamw Attention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
   // Kernels once more: CUDA's, by the emulator; and the fused ones compiled by NVRTC.
   const cuda = nativeTest("native-cuda", only(`${library} ${fused} ${cudaOnly}`), {

@@ -13,6 +13,7 @@ import {
 import type { Result } from "./measure.js";
 import { planBenchmark } from "./plan.js";
 import { profileBenchmark } from "./profile.js";
+import { prologueBenchmark } from "./prologue.js";
 import { dispatchUs, replayBenchmark, traceBenchmark } from "./record.js";
 import { trainBenchmark } from "./train.js";
 
@@ -67,6 +68,10 @@ training("profile", "time, GFLOP/s and GB/s of a training step's kernels, agains
     if (!json) console.log(`${table}\n`);
     print(result, json);
   });
+training(
+  "prologue",
+  "a forward pass and a training step, norms made for their products and apart, in turn",
+).action(async ({ json, ...options }) => print(await prologueBenchmark(options), json));
 bench("trace", "recording a deep decoder, and dispatch")
   .option("--layers <n>", "decoder layers", count, 100)
   .action(async ({ json, layers }) => print(await traceBenchmark({ layers }), json));

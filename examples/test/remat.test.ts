@@ -105,7 +105,7 @@ const auto = (memoryBudgetBytes: number): RuntimeOptions => ({ remat: "auto", me
 /** Of products and attention. */
 const flopsOf = ({ info }: CompileEvent): number =>
   info.kernels
-    .filter(({ label }) => /^(matmul|attention)/.test(label))
+    .filter(({ label }) => /^(matmul|attention|rms_norm \+ matmul)/.test(label))
     .reduce((sum, { flops }) => sum + flops, 0);
 
 function expectSame(run: Run, plain: Run): void {

@@ -13,7 +13,7 @@ enum class Role : uint8_t {
   none,  // a view, or dead
   constant,
   fused,     // in a fused kernel: elementwise, source, reduction, pad, or a reshape that needs a copy
-  absorbed,  // in the epilogue of a matmul
+  absorbed,  // in the epilogue of a matmul, or the cast of a norm
   matmul,
   concat,
   library,
@@ -38,11 +38,18 @@ struct MatmulUnit {
   Activation activation = Activation::none;
 };
 
+/// Who takes the rows of an rms_norm or layer_norm as they are made (kernels/norm_matmul.h).
+struct NormUnit {
+  int32_t cast = -1;             // the node that narrows them, absorbed; -1: none
+  std::vector<int32_t> matmuls;  // that may, in program order; groupUnits decides
+};
+
 /// The program with the ropes that only attention reads, and those that turn its cotangents back, done by the
 /// kernels of attention (kernels/attention.h says how its nodes tell them); none where there are none such.
 std::optional<Program> absorbRopes(const Program& program);
 
-/// What fusion decides about a program, one pass after another: findMatmuls, findInlined, then groupUnits.
+/// What fusion decides about a program, one pass after another: findMatmuls, findNorms, findInlined, then
+/// groupUnits.
 struct Fusion {
   Fusion(const Program& program, bool fuse, const KernelMaker& maker);
 
@@ -53,6 +60,7 @@ struct Fusion {
   std::vector<Role> roles;      // by node
   std::vector<std::vector<Use>> uses;  // by value: of those that are no view of another one
   std::vector<MatmulUnit> matmuls;     // by node, of role matmul
+  std::vector<NormUnit> norms;         // by node
   std::vector<bool> inlined;           // by value: fused readers compute it for themselves
   std::vector<bool> stored;            // by value: must lie in memory
 
@@ -85,9 +93,10 @@ std::vector<Layout> chooseLayouts(const Program& program, const std::vector<bool
                                   const KernelMaker& maker);
 
 void findMatmuls(Fusion& fusion);
+void findNorms(Fusion& fusion, const KernelMaker& maker);
 void findInlined(Fusion& fusion);
 
-/// One step to be: fused nodes that share a kernel, or one node of another role.
+/// One step to be: fused nodes that share a kernel, a norm with matmuls, or one node of another role.
 struct Unit {
   Role role;
   std::vector<int32_t> nodes;  // in program order

@@ -62,6 +62,7 @@ class Grouper {
   std::vector<Unit> run() {
     makeUnits();
     if (fusion_.fuse) {
+      mergeNorms();
       for (uint32_t u = 0; u < nodes_.size(); u++)
         for (const Dependency& dependency : dependencies_[u])
           if (dependency.fusable) tryMerge(dependency.unit, u);
@@ -74,6 +75,7 @@ class Grouper {
   void makeUnits() {
     const Program& program = fusion_.program;
     std::vector<int32_t> unitOf(program.values.size(), -1);
+    std::map<int32_t, uint32_t> normOf;  // by matmul that may go with a norm: the norm's unit
     for (size_t i = 0; i < program.nodes.size(); i++) {
       const Node& node = program.nodes[i];
       const Role role = fusion_.roles[i];
@@ -84,6 +86,9 @@ class Grouper {
       nodes_.push_back(static_cast<int32_t>(i));
       for (ValueId result : node.results) unitOf[result] = static_cast<int32_t>(unit);
       if (role == Role::matmul) unitOf[fusion_.matmuls[i].result] = static_cast<int32_t>(unit);
+      const NormUnit& norm = fusion_.norms[i];
+      if (norm.cast >= 0) unitOf[fusion_.node(norm.cast).results[0]] = static_cast<int32_t>(unit);
+      for (int32_t matmul : norm.matmuls) normOf[matmul] = unit;
     }
     parents_.resize(nodes_.size());
     groups_.resize(nodes_.size());
@@ -111,7 +116,10 @@ class Grouper {
         });
         sortUnique(group.streams);
       } else {
-        for (ValueId operand : node.operands) depend(fusion_.sources[operand].base, false);
+        const auto norm = normOf.find(nodes_[u]);
+        for (size_t k = 0; k < node.operands.size(); k++)
+          depend(fusion_.sources[node.operands[k]].base, k == 0 && norm != normOf.end());
+        if (norm != normOf.end()) withNorm_.push_back({norm->second, u});
         const MatmulUnit& matmul = fusion_.matmuls[static_cast<size_t>(nodes_[u])];
         if (matmul.bias) depend(fusion_.sources[*matmul.bias].base, false);
         if (matmul.residual) depend(*matmul.residual, false);
@@ -244,6 +252,17 @@ class Grouper {
     return false;
   }
 
+  /// A matmul goes with the norm whose rows it takes, unless it waits for what others make of the norm or of
+  /// the matmuls that go with it.
+  void mergeNorms() {
+    for (const auto& [norm, matmul] : withNorm_) {
+      if (dependsThroughOthers(norm, matmul)) continue;
+      parents_[matmul] = norm;
+      groups_[norm].members.push_back(matmul);
+      groups_[matmul] = {};
+    }
+  }
+
   /// Kernels over the same elements of the same large value read it once.
   void mergeSiblings() {
     std::map<ValueId, std::vector<uint32_t>> readers;
@@ -317,6 +336,7 @@ class Grouper {
   std::vector<uint32_t> parents_;
   std::vector<Group> groups_;
   std::vector<std::vector<Dependency>> dependencies_;
+  std::vector<std::pair<uint32_t, uint32_t>> withNorm_;  // a norm's unit, and one that may go with it
   std::vector<uint32_t> visited_;
   uint32_t stamp_ = 0;
 };

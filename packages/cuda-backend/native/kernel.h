@@ -13,6 +13,8 @@ namespace lazuli {
 class Communicator;
 struct FusedSpec;
 struct MatmulSpec;
+struct NormMatmulSizes;
+struct NormMatmulSpec;
 namespace cuda {
 class Stream;
 struct Fault;
@@ -114,6 +116,10 @@ class KernelMaker {
   virtual const KernelEntry* library(Op op) const = 0;
   /// Whether attention's kernels do ropes (kernels/attention.h).
   virtual bool attentionTurns() const { return false; }
+  /// Whether a norm makes its rows for products of these sizes, block by block, and its cast with them
+  /// (kernels/norm_matmul.h). Where it never does, normMatmul is not called.
+  virtual bool takesNorm(const NormMatmulSizes&) const { return false; }
+  virtual MadeKernel normMatmul(const NormMatmulSpec& spec) const;
 };
 const KernelMaker& cpuKernels();
 

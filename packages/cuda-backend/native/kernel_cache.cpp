@@ -4,7 +4,7 @@
 #include <mutex>
 
 #include "kernels/fused.h"
-#include "kernels/matmul.h"
+#include "kernels/norm_matmul.h"
 #include "parallel.h"
 
 namespace lazuli {
@@ -65,10 +65,30 @@ class KeyWriter {
       put(reduce.value, reduce.write, reduce.kind, reduce.dtype);
   }
 
+  void spec(const MatmulSpec& spec) {
+    put(spec.bias.has_value(), spec.activation, spec.residual, spec.wholeRows);
+    layout(spec.a);
+    layout(spec.b);
+    for (const auto* dims : {&spec.lhsContract, &spec.rhsContract, &spec.lhsBatch, &spec.rhsBatch})
+      list(*dims);
+    type(spec.out);
+    if (spec.bias) layout(*spec.bias);
+  }
+  void attrs(const Node& node) {
+    put(node.op, node.attrs.size());
+    for (const Attr& each : node.attrs) attr(each);
+  }
+  void request(const KernelRequest& request) {
+    put(request.operands.size(), request.results.size(), request.targets.size());
+    for (const Layout& each : request.operands) layout(each);
+    for (const TensorType& each : request.results) type(each);
+    for (const Layout& each : request.targets) layout(each);
+  }
+
   Key key;
 };
 
-enum class Family : uint8_t { fused, matmul, library };
+enum class Family : uint8_t { fused, matmul, library, normMatmul };
 
 /// The kernels of all programs that there are, by maker, threads and key. Kernels are their programs': what
 /// is held here lets them go.
@@ -113,6 +133,10 @@ Shared& shared() {
 
 }  // namespace
 
+MadeKernel KernelMaker::normMatmul(const NormMatmulSpec&) const {
+  throw ProgramError(std::string("internal error: ") + device() + " has no norms with products");
+}
+
 template <class Make>
 MadeKernel KernelCache::find(Key key, Make make) {
   const auto [own, fresh] = own_.try_emplace(std::move(key));
@@ -149,25 +173,23 @@ MadeKernel KernelCache::fused(std::vector<FusedSpec> parts) {
 }
 
 MadeKernel KernelCache::matmul(const MatmulSpec& spec) {
-  KeyWriter writer(Family::matmul, spec.bias.has_value(), spec.activation, spec.residual);
-  writer.layout(spec.a);
-  writer.layout(spec.b);
-  for (const auto* dims : {&spec.lhsContract, &spec.rhsContract, &spec.lhsBatch, &spec.rhsBatch})
-    writer.list(*dims);
-  writer.type(spec.out);
-  if (spec.bias) writer.layout(*spec.bias);
+  KeyWriter writer(Family::matmul);
+  writer.spec(spec);
   return find(std::move(writer.key), [&] { return maker_.matmul(spec); });
 }
 
+MadeKernel KernelCache::normMatmul(const NormMatmulSpec& spec) {
+  KeyWriter writer(Family::normMatmul, spec.dtype, spec.keepsNorm, spec.keepsCast, spec.products.size());
+  writer.attrs(spec.norm.node);
+  writer.request(spec.norm);
+  for (const MatmulSpec& product : spec.products) writer.spec(product);
+  return find(std::move(writer.key), [&] { return maker_.normMatmul(spec); });
+}
+
 MadeKernel KernelCache::library(const KernelEntry& entry, std::span<const KernelRequest> requests) {
-  KeyWriter writer(Family::library, requests[0].node.op, requests.size(), requests[0].node.attrs.size());
-  for (const Attr& attr : requests[0].node.attrs) writer.attr(attr);
-  for (const KernelRequest& request : requests) {
-    writer.put(request.operands.size(), request.results.size(), request.targets.size());
-    for (const Layout& layout : request.operands) writer.layout(layout);
-    for (const TensorType& type : request.results) writer.type(type);
-    for (const Layout& layout : request.targets) writer.layout(layout);
-  }
+  KeyWriter writer(Family::library, requests.size());
+  writer.attrs(requests[0].node);
+  for (const KernelRequest& request : requests) writer.request(request);
   return find(std::move(writer.key),
               [&] { return requests.size() == 1 ? entry.make(requests[0]) : entry.makeAll(requests); });
 }

@@ -15,6 +15,7 @@ class KernelCache {
 
   MadeKernel fused(std::vector<FusedSpec> parts);
   MadeKernel matmul(const MatmulSpec& spec);
+  MadeKernel normMatmul(const NormMatmulSpec& spec);
   /// Of several requests where the entry joined them.
   MadeKernel library(const KernelEntry& entry, std::span<const KernelRequest> requests);
 

@@ -6,6 +6,7 @@
 
 #include "fuse.h"
 #include "kernel_cache.h"
+#include "kernels/norm_matmul.h"
 
 namespace lazuli {
 namespace {
@@ -17,6 +18,12 @@ std::string dims(const Dims& shape) {
     text += std::to_string(dim);
   }
   return text.empty() ? "scalar" : text;
+}
+
+/// Whether norms are made with the products of their rows; LAZULI_FUSE_NORM=0 keeps them apart.
+bool fusesNorms() {
+  const char* text = std::getenv("LAZULI_FUSE_NORM");
+  return !text || std::string(text) != "0";
 }
 
 class Lowering {
@@ -32,6 +39,7 @@ class Lowering {
 
   Lowered run() {
     findMatmuls(fusion_);
+    if (fusesNorms()) findNorms(fusion_, maker_);
     findInlined(fusion_);
     for (size_t i = 0; i < fusion_.roles.size(); i++) {
       if (fusion_.roles[i] != Role::constant) continue;
@@ -57,7 +65,9 @@ class Lowering {
  private:
   void add(const Unit& unit) {
     const Node& node = fusion_.node(unit.nodes[0]);
-    if (unit.role != Role::library || readsOpen(node)) flush();
+    const bool isNormUnit =
+        unit.nodes.size() > 1 || fusion_.norms[static_cast<size_t>(unit.nodes[0])].cast >= 0;
+    if (unit.role != Role::library || isNormUnit || readsOpen(node)) flush();
     switch (unit.role) {
       case Role::fused:
         return addFused(emitFused(fusion_, unit), "fused", unit.space);
@@ -66,7 +76,7 @@ class Lowering {
       case Role::matmul:
         return addMatmul(node, fusion_.matmuls[static_cast<size_t>(unit.nodes[0])]);
       default:
-        return addLibrary(node);
+        return isNormUnit ? addNorm(unit) : addLibrary(node);
     }
   }
 
@@ -126,12 +136,27 @@ class Lowering {
     if (!entry)
       throw ProgramError(std::string(info(node.op).name) + ": " + maker_.device() +
                          " has no kernel for this op");
-    KernelRequest request{node, {}, {}};
+    auto [request, reads] = requestOf(node, *entry);
+    if (!open_.requests.empty() && !(open_.entry == entry && entry->joins(open_.requests, request))) flush();
+    open_.entry = entry;
+    open_.requests.push_back(std::move(request));
+    open_.reads.insert(open_.reads.end(), reads.begin(), reads.end());
+    open_.writes.insert(open_.writes.end(), node.results.begin(), node.results.end());
+    open_.node = node_;
+    if (!entry->joins) flush();
+  }
+
+  struct Request {
+    KernelRequest request;
     std::vector<ValueId> reads;
+  };
+  Request requestOf(const Node& node, const KernelEntry& entry) {
+    Request made{{node, {}, {}}, {}};
+    auto& [request, reads] = made;
     for (size_t k = 0; k < node.operands.size(); k++) {
       const ValueId base = fusion_.sources[node.operands[k]].base;
       Layout layout = layoutOf(node.operands[k]);
-      if (layout.isDense() || (entry->accepts && entry->accepts(node, k, layout))) {
+      if (layout.isDense() || (entry.accepts && entry.accepts(node, k, layout))) {
         reads.push_back(base);
       } else {
         reads.push_back(copied(base, layout));
@@ -143,13 +168,7 @@ class Lowering {
       request.results.push_back(program_.type(result));
       request.targets.push_back(fusion_.layouts[result]);
     }
-    if (!open_.requests.empty() && !(open_.entry == entry && entry->joins(open_.requests, request))) flush();
-    open_.entry = entry;
-    open_.requests.push_back(std::move(request));
-    open_.reads.insert(open_.reads.end(), reads.begin(), reads.end());
-    open_.writes.insert(open_.writes.end(), node.results.begin(), node.results.end());
-    open_.node = node_;
-    if (!entry->joins) flush();
+    return made;
   }
 
   /// Whether the node needs what requests that are still open give.
@@ -190,7 +209,17 @@ class Lowering {
   }
 
   void addMatmul(const Node& node, const MatmulUnit& unit) {
+    Product product = productOf(node, unit);
+    push(kernels_.matmul(product.spec), std::move(product.reads), {unit.result});
+  }
+
+  struct Product {
     MatmulSpec spec;
+    std::vector<ValueId> reads;
+  };
+  Product productOf(const Node& node, const MatmulUnit& unit) {
+    Product made;
+    MatmulSpec& spec = made.spec;
     spec.lhsContract = node.ints(attr::dot_general::lhs_contract);
     spec.rhsContract = node.ints(attr::dot_general::rhs_contract);
     spec.lhsBatch = node.ints(attr::dot_general::lhs_batch);
@@ -200,8 +229,8 @@ class Lowering {
     spec.out = {program_.type(unit.result).dtype, program_.type(node.results[0]).shape};
     spec.activation = unit.activation;
     spec.residual = unit.residual.has_value();
-    std::vector<ValueId> reads = {fusion_.sources[node.operands[0]].base,
-                                  fusion_.sources[node.operands[1]].base};
+    std::vector<ValueId>& reads = made.reads;
+    reads = {fusion_.sources[node.operands[0]].base, fusion_.sources[node.operands[1]].base};
     if (unit.bias) {
       spec.bias = biasLayout(*unit.bias, spec.out.shape.back());
       reads.push_back(fusion_.sources[*unit.bias].base);
@@ -213,7 +242,39 @@ class Lowering {
       *layouts[k] = Layout::dense({layouts[k]->dtype, layouts[k]->shape});
     }
     if (unit.residual) reads.push_back(*unit.residual);
-    push(kernels_.matmul(spec), std::move(reads), {unit.result});
+    return made;
+  }
+
+  /// A norm, its cast and the matmuls that take its rows.
+  void addNorm(const Unit& unit) {
+    const Node& node = fusion_.node(unit.nodes[0]);
+    const int32_t cast = fusion_.norms[static_cast<size_t>(unit.nodes[0])].cast;
+    auto [request, reads] = requestOf(node, *maker_.library(node.op));
+    const auto isReadBesides = [&](ValueId value) {
+      const auto& uses = fusion_.uses[value];
+      return std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
+        return use.node < 0 || (use.node != cast && std::find(unit.nodes.begin(), unit.nodes.end(),
+                                                              use.node) == unit.nodes.end());
+      });
+    };
+    NormMatmulSpec spec{std::move(request), program_.type(node.results[0]).dtype, false, false, {}};
+    std::vector<ValueId> writes;
+    spec.keepsNorm = isReadBesides(node.results[0]);
+    if (spec.keepsNorm) writes.push_back(node.results[0]);
+    if (cast >= 0) {
+      const ValueId narrow = fusion_.node(cast).results[0];
+      spec.dtype = program_.type(narrow).dtype;
+      spec.keepsCast = isReadBesides(narrow);
+      if (spec.keepsCast) writes.push_back(narrow);
+    }
+    for (size_t i = 1; i < unit.nodes.size(); i++) {
+      const MatmulUnit& matmul = fusion_.matmuls[static_cast<size_t>(unit.nodes[i])];
+      Product product = productOf(fusion_.node(unit.nodes[i]), matmul);
+      spec.products.push_back(std::move(product.spec));
+      reads.insert(reads.end(), product.reads.begin() + 1, product.reads.end());
+      writes.push_back(matmul.result);
+    }
+    push(kernels_.normMatmul(spec), std::move(reads), std::move(writes));
   }
 
   /// The bias as the vector along the last dim that it is, whatever dims of size 1 it has besides.

@@ -196,14 +196,14 @@ void runInteger(const GemmBlock& g) {
 
 size_t scratchBytes(const GemmProblem& p, int64_t m, int64_t n) {
   if (!isFloating(p.types.in)) return 0;
-  if (gemmIsSkinny(p.types, m, p.bRow, p.bCol)) return gemmSkinnyScratch(p.types, m, n, p.k);
+  if (gemmIsSkinny(p.types, p.wholeRows, p.bRow, p.bCol)) return gemmSkinnyScratch(p.types, m, n, p.k);
   const bool partials = p.types.in == DType::bf16 || p.types.in == DType::f16 || p.lateResidual;
   return p.types.in == DType::f64 ? floatScratch<double>(m, n, p.k, partials)
                                   : floatScratch<float>(m, n, p.k, partials);
 }
 
 void run(GemmTypes types, const GemmBlock& block) {
-  if (isFloating(types.in) && gemmIsSkinny(types, block.m, block.bRow, block.bCol))
+  if (isFloating(types.in) && gemmIsSkinny(types, block.wholeRows, block.bRow, block.bCol))
     return gemmSkinny(types, block);
   const bool wide = types.out == DType::f32;
   switch (types.in) {

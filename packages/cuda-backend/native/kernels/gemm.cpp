@@ -74,6 +74,7 @@ void Gemm::runTask(int64_t task, const void* a, const void* b, void* c, const Ge
                         std::min(blockRows_, p.m - row),
                         std::min(blockCols_, p.n - col),
                         p.k,
+                        p.wholeRows,
                         {at(epilogue.bias, col * out), epilogue.activation, at(epilogue.residual, cAt * out)},
                         scratch};
   gemm().run(p.types, block);

@@ -22,6 +22,7 @@ struct GemmBlock {
   void* c;
   int64_t cRow;
   int64_t m, n, k;
+  int64_t wholeRows;  // GemmProblem's
   GemmEpilogue epilogue;
   std::byte* scratch;  // GemmTable::scratchBytes, 64-byte aligned
 };
@@ -36,6 +37,7 @@ struct GemmProblem {
   GemmTypes types;
   int64_t aRow, aCol, bRow, bCol;
   int64_t m, n, k;
+  int64_t wholeRows;  // m, or that of the product that this one is a part of: few rows have their own method
   /// Element offsets of a and b by batch index; c is dense.
   std::vector<int64_t> aBatch, bBatch;
   bool lateResidual = false;  // an activation comes before it

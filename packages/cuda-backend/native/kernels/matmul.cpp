@@ -86,9 +86,9 @@ class Matmul final : public Kernel {
 };
 
 /// Where our kernels beat the library: a call of it costs about 1.5 us, and it packs b even for a few rows.
-bool isOurs(const MatmulShape& s) {
-  const double work = static_cast<double>(s.m) * static_cast<double>(s.n) * static_cast<double>(s.k);
-  return work <= 32.0 * 32 * 32 || s.m <= 4;
+bool isOurs(const MatmulShape& s, int64_t rows) {
+  const double work = static_cast<double>(rows) * static_cast<double>(s.n) * static_cast<double>(s.k);
+  return work <= 32.0 * 32 * 32 || rows <= 4;
 }
 
 Matmul::Matmul(const MatmulSpec& spec)
@@ -111,12 +111,14 @@ Matmul::Matmul(const MatmulSpec& spec)
                        spec.bias->strides.empty() ? 1 : spec.bias->strides.back(), spec.bias->offset, s.n};
     if (!bias_->isDense()) biasAt_ = reserve(static_cast<size_t>(s.n) * sizeBytes(types_.out));
   }
-  if (!isOurs(s)) library_ = DnnlMatmul::make({types_, spec.bias.has_value(), activation_, residual_}, s);
+  const int64_t rows = s.swapped ? s.m : std::max(s.m, spec.wholeRows);
+  if (!isOurs(s, rows))
+    library_ = DnnlMatmul::make({types_, spec.bias.has_value(), activation_, residual_}, s);
   if (library_) {
     gemmAt_ = reserve(library_->scratchBytes());
   } else {
     own_.emplace(GemmProblem{types_, s.a.lineStride, s.a.depthStride, s.b.depthStride, s.b.lineStride, s.m,
-                             s.n, s.k, batchOffsets(s.batch, s.a), batchOffsets(s.batch, s.b),
+                             s.n, s.k, rows, batchOffsets(s.batch, s.a), batchOffsets(s.batch, s.b),
                              residual_ && activation_ != Activation::none});
     gemmAt_ = reserve(own_->scratchBytes());
   }

@@ -21,6 +21,9 @@ struct MatmulSpec {
   Activation activation = Activation::none;
   /// Dense, out's shape and dtype. The output may be written over it (MadeKernel::inPlace says so).
   bool residual = false;
+  /// Of the product that this one is some rows of: it is made by the same method then, so that its rows have
+  /// the same bits. 0: it is whole.
+  int64_t wholeRows = 0;
 };
 
 /// The kernel reads a, b, then the bias and the residual where there are such, and writes out.

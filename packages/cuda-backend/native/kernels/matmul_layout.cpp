@@ -163,16 +163,20 @@ std::vector<int64_t> batchOffsets(const Dims& batch, const MatmulOperand& operan
   return offsets;
 }
 
-std::string label(const MatmulSpec& spec, const MatmulShape& s) {
+std::string epilogueLabel(const MatmulSpec& spec) {
   static constexpr const char* activations[] = {"", " relu", " gelu_tanh", " gelu_erf", " silu"};
+  std::string text = spec.bias ? " + bias" : "";
+  text += activations[static_cast<size_t>(spec.activation)];
+  if (spec.residual) text += " + residual";
+  return text;
+}
+
+std::string label(const MatmulSpec& spec, const MatmulShape& s) {
   std::string text = std::string("matmul ") + name(spec.a.dtype) + " ";
   if (s.batches() != 1) text += std::to_string(s.batches()) + " x ";
   text += std::to_string(s.m) + "x" + std::to_string(s.k) + " * " + std::to_string(s.k) + "x" +
           std::to_string(s.n);
-  if (spec.bias) text += " + bias";
-  text += activations[static_cast<size_t>(spec.activation)];
-  if (spec.residual) text += " + residual";
-  return text;
+  return text + epilogueLabel(spec);
 }
 
 bool matmulAccepts(const MatmulSpec& spec, size_t operand) {

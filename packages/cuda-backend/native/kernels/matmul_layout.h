@@ -32,6 +32,9 @@ struct MatmulShape {
 
 MatmulShape matmulShape(const MatmulSpec& spec);
 
+/// " + bias silu + residual": what is done to the product.
+std::string epilogueLabel(const MatmulSpec& spec);
+
 /// "matmul float32 2048x288 * 288x768 + residual"
 std::string label(const MatmulSpec& spec, const MatmulShape& shape);
 

@@ -4,8 +4,6 @@
 #include <cstring>
 
 #include "kernels/convert.h"
-#include "kernels/norm_table.h"
-#include "kernels/rows.h"
 #include "parallel.h"
 
 namespace lazuli {
@@ -47,27 +45,21 @@ size_t vectorBytes(DType x, int64_t n) {
   return (static_cast<size_t>(n) * (x == DType::f64 ? 8 : 4) + 63) / 64 * 64;
 }
 
-using ForwardWorker = void (*)(const NormTable::Forward&);
 using BackwardWorker = void (*)(const NormTable::Backward&);
 
-MadeKernel makeForward(const KernelRequest& request, const char* op, ForwardWorker worker, double eps) {
-  const DType dtype = request.operands[0].dtype, weight = request.operands[1].dtype;
-  const Rows x = rowsOf(request, 0);
-  const bool biased = request.operands.size() == 3;
-  const size_t vector = vectorBytes(dtype, x.width);
+MadeKernel makeForward(const KernelRequest& request) {
+  const NormRows norm(request);
   MadeKernel made;
-  made.kernel = kernelOf([=](const KernelArgs& args) {
-    const void* w = widened(args.reads[1], weight, dtype, args.scratch, x.width);
-    const void* b = biased ? widened(args.reads[2], weight, dtype, args.scratch + vector, x.width) : nullptr;
-    parallelFor(x.count, x.grain(), [&](int64_t begin, int64_t end) {
-      worker({at(args.reads[0], dtype, x.offset + begin * x.stride), x.stride, w, b,
-              at(args.writes[0], dtype, begin * x.width), end - begin, x.width, eps});
+  made.label = label(norm.op(), request.operands[0]);
+  made.scratchBytes = norm.scratchBytes();
+  made.inPlace = {{0, 0}};
+  made.flops = norm.flops();
+  made.kernel = kernelOf([norm](const KernelArgs& args) {
+    const NormRows::Operands operands = norm.prepare(args.reads, args.scratch);
+    parallelFor(norm.x().count, norm.x().grain(), [&](int64_t begin, int64_t end) {
+      norm.run(operands, begin, end, at(args.writes[0], norm.dtype(), begin * norm.x().width));
     });
   });
-  made.label = label(op, request.operands[0]);
-  made.scratchBytes = 2 * vector;
-  made.inPlace = {{0, 0}};
-  made.flops = (biased ? 8.0 : 4.0) * static_cast<double>(x.count * x.width);
   return made;
 }
 
@@ -116,17 +108,32 @@ size_t code(const KernelRequest& request) { return static_cast<size_t>(request.o
 
 }  // namespace
 
-const KernelEntry rmsNormEntry = {[](const KernelRequest& request) {
-                                    return makeForward(request, "rms_norm", normTable().rms[code(request)],
-                                                       request.node.number(attr::rms_norm::eps));
-                                  },
-                                  acceptsNorm};
-const KernelEntry layerNormEntry = {[](const KernelRequest& request) {
-                                      return makeForward(request, "layer_norm",
-                                                         normTable().layer[code(request)],
-                                                         request.node.number(attr::layer_norm::eps));
-                                    },
-                                    acceptsNorm};
+NormRows::NormRows(const KernelRequest& request)
+    : x_(rowsOf(request, 0)),
+      dtype_(request.operands[0].dtype),
+      weight_(request.operands[1].dtype),
+      op_(request.node.op == Op::layer_norm ? "layer_norm" : "rms_norm"),
+      biased_(request.node.op == Op::layer_norm),
+      worker_(biased_ ? normTable().layer[code(request)] : normTable().rms[code(request)]),
+      eps_(request.node.number(biased_ ? attr::layer_norm::eps : attr::rms_norm::eps)) {}
+
+size_t NormRows::scratchBytes() const { return 2 * vectorBytes(dtype_, x_.width); }
+
+NormRows::Operands NormRows::prepare(const std::byte* const* reads, std::byte* scratch) const {
+  const auto vector = [&](size_t i) {
+    std::byte* own = scratch + (i - 1) * vectorBytes(dtype_, x_.width);
+    return widened(reads[i], weight_, dtype_, own, x_.width);
+  };
+  return {reads[0], vector(1), biased_ ? vector(2) : nullptr};
+}
+
+void NormRows::run(const Operands& operands, int64_t begin, int64_t end, std::byte* to) const {
+  worker_({at(operands.x, dtype_, x_.offset + begin * x_.stride), x_.stride, operands.w, operands.b, to,
+           end - begin, x_.width, eps_});
+}
+
+const KernelEntry rmsNormEntry = {makeForward, acceptsNorm};
+const KernelEntry layerNormEntry = {makeForward, acceptsNorm};
 const KernelEntry rmsNormGradEntry = {[](const KernelRequest& request) {
                                         return makeBackward(request, "rms_norm_grad",
                                                             normTable().rmsGrad[code(request)],

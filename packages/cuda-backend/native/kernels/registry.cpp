@@ -9,6 +9,7 @@
 #include "kernels/linear_cross_entropy.h"
 #include "kernels/matmul.h"
 #include "kernels/norm.h"
+#include "kernels/norm_matmul.h"
 #include "kernels/rope.h"
 #include "kernels/softmax.h"
 #include "kernels/sort.h"
@@ -100,6 +101,8 @@ class CpuKernels final : public KernelMaker {
   }
   const KernelEntry* library(Op op) const override { return findKernel(op); }
   bool attentionTurns() const override { return true; }
+  bool takesNorm(const NormMatmulSizes& sizes) const override { return normMatmulPays(sizes); }
+  MadeKernel normMatmul(const NormMatmulSpec& spec) const override { return makeNormMatmul(spec); }
 };
 
 }  // namespace

@@ -116,6 +116,7 @@ std::vector<Array> runLowered(const Lowered& lowered, const std::vector<Array>& 
       for (const auto& [write, read] : step.made.inPlace) {
         const ValueId from = step.reads[read];
         if (!share || write != w || taken[read] || home[value] >= 0 || lastRead[from] != s) continue;
+        if (std::count(step.reads.begin(), step.reads.end(), from) > 1) continue;  // as storage.cpp has it
         if (home[from] < static_cast<int>(fixed) ||
             lowered.values[from].bytes() != lowered.values[value].bytes())
           continue;

@@ -1,0 +1,135 @@
+import {
+  autocast,
+  type CompileEvent,
+  configure,
+  type DType,
+  type Engine,
+  F,
+  manualSeed,
+  noGrad,
+  optim,
+  sync,
+  tensor,
+} from "@lazuli/lazy-tensor";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { configSchema } from "../llama/config.js";
+import { Llama } from "../llama/model.js";
+import { parseMesh, parseStrategies, shardLlama } from "../llama/sharding.js";
+
+// A norm makes its rows for the products that read them, and no number changes.
+
+vi.setConfig({ testTimeout: 60_000 });
+
+const config = configSchema.parse({
+  vocab_size: 96,
+  hidden_size: 64,
+  intermediate_size: 160,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+});
+const BATCH = 4;
+const SEQ = 24;
+const tokens = (step: number) =>
+  tensor(
+    Int32Array.from({ length: BATCH * (SEQ + 1) }, (_, k) => (k * 7 + step * 31 + k * k) % config.vocab_size),
+    { shape: [BATCH, SEQ + 1] },
+  );
+
+let engine: Engine | null = null;
+function open(fuses: boolean, virtualDevices = 1): CompileEvent[] {
+  process.env.LAZULI_FUSE_NORM = fuses ? "1" : "0";
+  engine = configure({ device: "cpu", virtualDevices });
+  const compiles: CompileEvent[] = [];
+  engine.events.compile$.subscribe((event) => compiles.push(event));
+  manualSeed(5);
+  return compiles;
+}
+afterEach(() => {
+  delete process.env.LAZULI_FUSE_NORM;
+  engine?.device.close();
+});
+
+/** Kernels that normalise, each with how often. */
+function normKernels(compiles: readonly CompileEvent[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { label } of compiles.flatMap(({ info }) => info.kernels))
+    if (label.startsWith("rms_norm ")) counts[label] = (counts[label] ?? 0) + 1;
+  return counts;
+}
+
+const under = <T>(dtype: DType, run: () => T): T =>
+  dtype === "float32" ? run() : autocast(dtype as "bfloat16", run);
+
+async function logits(dtype: DType, fuses: boolean) {
+  const compiles = open(fuses);
+  const model = new Llama(config);
+  const ids = tokens(0);
+  const out = under(dtype, () => noGrad(() => model.forward(ids)));
+  const values = await out.to("float32").data();
+  return { values, kernels: normKernels(compiles) };
+}
+
+/** Losses of three steps. */
+async function losses(dtype: DType, fuses: boolean, mesh = "", strategy = "none") {
+  const grid = mesh ? parseMesh(mesh) : null;
+  const compiles = open(fuses, grid?.size);
+  const model = new Llama(config);
+  const place = grid
+    ? shardLlama(model, grid, parseStrategies(strategy, grid))
+    : (x: ReturnType<typeof tokens>) => x;
+  const optimizer = new optim.AdamW(model.parameters(), { lr: 1e-3 });
+  const values: number[] = [];
+  for (let step = 0; step < 3; step++) {
+    const ids = place(tokens(step));
+    const loss = under(dtype, () => F.crossEntropy(model.forward(ids.slice(1, 0, -1)), ids.slice(1, 1)));
+    loss.backward();
+    optimizer.step();
+    optimizer.zeroGrad();
+    await sync();
+    values.push(await loss.item());
+  }
+  return { values, kernels: normKernels(compiles) };
+}
+
+describe("a norm and the products of its rows", () => {
+  it.each(["float32", "bfloat16", "float16"] as const)(
+    "are one kernel in a forward pass of %s",
+    async (dtype) => {
+      const fused = await logits(dtype, true);
+      const apart = await logits(dtype, false);
+      expect(fused.values).toEqual(apart.values);
+      const as = dtype === "float32" ? "float32" : `float32 as ${dtype}`;
+      expect(fused.kernels).toEqual({
+        [`rms_norm + matmul ${as} 100x64 * 64x64, 64x32, 64x32`]: 2,
+        [`rms_norm + matmul ${as} 100x64 * 64x160 silu, 64x160`]: 2,
+        [`rms_norm + matmul ${as} 100x64 * 64x96`]: 1,
+      });
+      expect(apart.kernels).toEqual({ "rms_norm float32 [4, 25, 64]": 5 });
+    },
+  );
+
+  it.each(["float32", "bfloat16"] as const)("are one kernel in training in %s", async (dtype) => {
+    const fused = await losses(dtype, true);
+    const apart = await losses(dtype, false);
+    expect(fused.values).toEqual(apart.values);
+    const as = dtype === "float32" ? "float32" : `float32 as ${dtype}`;
+    expect(fused.kernels).toMatchObject({
+      [`rms_norm + matmul ${as} 96x64 * 64x64, 64x32, 64x32`]: 2,
+      [`rms_norm + matmul ${as} 96x64 * 64x160, 64x160`]: 2,
+    });
+    expect(apart.kernels).toEqual({ "rms_norm float32 [4, 24, 64]": 5 });
+  });
+
+  it.each([
+    ["data=2", "ddp", "48x64 * 64x64, 64x32, 64x32"],
+    ["fsdp=2", "fsdp", "48x64 * 64x64, 64x32, 64x32"],
+    ["tensor=2", "tp", "96x64 * 64x32, 64x16, 64x16"],
+  ])("are one kernel on each device of %s by %s", async (mesh, strategy, products) => {
+    const fused = await losses("float32", true, mesh, strategy);
+    const apart = await losses("float32", false, mesh, strategy);
+    expect(fused.values).toEqual(apart.values);
+    expect(fused.kernels[`rms_norm + matmul float32 ${products}`]).toBe(2);
+    expect(apart.kernels[`rms_norm + matmul float32 ${products}`]).toBeUndefined();
+  });
+});
