@@ -59,10 +59,10 @@ async function nativeTests() {
       .join(":")}`,
   ];
   const fused = "Fuse FuseFuzz Fused";
-  const library =
-    "Adamw Attention CudaAttention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
+  const cudaOnly = "CudaAttention CudaFused CudaMatmul CudaNccl Collective";
+  const library = "Adamw Attention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
   // Kernels once more: CUDA's, by the emulator; and the fused ones compiled by NVRTC.
-  const cuda = nativeTest("native-cuda", only(`${library} ${fused} CudaFused Collective CudaNccl`), {
+  const cuda = nativeTest("native-cuda", only(`${library} ${fused} ${cudaOnly}`), {
     LAZULI_TEST_DEVICE: "cuda",
     LAZULI_CUDA_PATH: emulator,
     LAZULI_SIMT_DEVICES: "8",

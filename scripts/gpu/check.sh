@@ -28,6 +28,7 @@ wanted() { [[ $parts == *" $1 "* ]]; }
 
 finish() {
   trap - EXIT TERM INT
+  ((BASHPID == $$)) || exit "${1:-0}" # the table is this script's, not that of a part beside it
   local running
   running=$(jobs -p)
   [[ -z $running ]] || kill $running 2>/dev/null

@@ -17,7 +17,8 @@ const processes = Number(values.processes ?? availableParallelism());
 const end = Date.now() + 1000 * Number(values.seconds ?? 3600);
 
 let names = null;
-let next = 0;
+let order = []; // of the tests' numbers
+let next = 0; // of those
 let barren = 0; // processes that ended before their first test
 const done = { passed: 0, failed: 0, skipped: 0 };
 const outstanding = new Set();
@@ -28,10 +29,16 @@ function fail(name, error) {
   console.log(`FAILED ${name}\n  ${error}`);
 }
 
+/** Spread evenly over the file, so that what there is no time for is a part of everything (multiples of the golden ratio). */
+function spread(count) {
+  const place = (i) => (i * 0.6180339887498949) % 1;
+  return Array.from({ length: count }, (_, i) => i).sort((a, b) => place(a) - place(b));
+}
+
 /** The next test's number, or -1. */
 function take() {
-  while (Date.now() < end && next < names.length) {
-    const number = next++;
+  while (Date.now() < end && next < order.length) {
+    const number = order[next++];
     if (names[number] !== null) return number;
     done.skipped++;
   }
@@ -58,6 +65,7 @@ function start() {
   };
   worker.on("message", ({ names: found, number, error }) => {
     if (found) {
+      if (names === null) order = spread(found.length);
       names ??= found;
       return give();
     }
@@ -77,7 +85,7 @@ function start() {
       fail("after all tests", said.slice(said.indexOf("AFTER ")));
     else if (names === null) console.log(`${file} did not start (${signal ?? code}): ${said}`);
     if (!hasRun) barren++;
-    if (names !== null && Date.now() < end && next < names.length && barren < 10) start();
+    if (names !== null && Date.now() < end && next < order.length && barren < 10) start();
     else if (workers.size === 0) finish();
   };
   // What it said last is read first.
@@ -94,8 +102,7 @@ function kill(worker) {
 }
 
 function finish() {
-  const never = (names ?? []).map((_, i) => i).slice(next);
-  const left = [...outstanding, ...never].filter((i) => names[i] !== null);
+  const left = [...outstanding, ...order.slice(next)].filter((i) => names[i] !== null);
   if (left.length > 0) {
     const groups = new Map();
     for (const i of left) {

@@ -60,11 +60,11 @@ describe("tests on a GPU machine", () => {
   it("names what the time did not suffice for", () => {
     const { lines, code } = run(
       `import { setTimeout as wait } from "node:timers/promises";
-      describe("slow", () => { for (let i = 0; i < 9; i++) it("one " + i, () => wait(i < 3 ? 1 : 60_000)); });`,
+      describe("slow", () => { for (let i = 0; i < 9; i++) it("one " + i, () => wait(i < 1 ? 1 : 60_000)); });`,
       "--seconds",
       "1",
     );
-    expect(lines).toEqual(["left out: slow (6)", "3 passed, 0 failed, 0 skipped, 6 left out"]);
+    expect(lines).toEqual(["left out: slow (8)", "1 passed, 0 failed, 0 skipped, 8 left out"]);
     expect(code).toBe(0);
   });
 

@@ -5,6 +5,9 @@
 #include <cstring>
 
 #include "cuda/cublaslt.h"
+#include "cuda/handles.h"
+#include "cuda/matmul_choice.h"
+#include "storage.h"
 
 namespace lazuli::cuda {
 namespace {
@@ -24,6 +27,10 @@ cudaDataType typeOf(DType dtype) {
       return CUDA_R_32F;
   }
 }
+
+constexpr int kMostTimed = 8;  // of what the heuristics propose
+// Of the workspace's address, which the plan aligns to kAlignment alone (cuBLASLt, cublasLtMatmul).
+constexpr size_t kWorkspaceAlignment = 256;
 
 /// Off unless asked for, as in PyTorch: TF32 keeps 10 bits of the mantissa.
 bool wantsTf32() {
@@ -69,6 +76,8 @@ uint32_t alignmentOf(const std::vector<int64_t>& offsets, int64_t stride, size_t
   for (int64_t offset : offsets) all |= offset * static_cast<int64_t>(item);
   return static_cast<uint32_t>(all & -all);
 }
+
+int64_t batchStride(const MatmulOperand& x) { return x.batchStrides.empty() ? 0 : x.batchStrides.back(); }
 
 template <class T, auto CublasLt::*destroy>
 struct Owned {
@@ -120,15 +129,15 @@ LtMatmul::LtMatmul(const MatmulShape& shape, DType in, DType out, LtEpilogue epi
 
 LtMatmul::~LtMatmul() = default;
 
-const LtMatmul::Plan& LtMatmul::plan() const {
-  std::call_once(once_, [this] {
+size_t LtMatmul::workspaceBytes() const { return workspaceBytes_ + kWorkspaceAlignment - kAlignment; }
+
+int64_t LtMatmul::itemBytes() const { return static_cast<int64_t>(sizeBytes(in_)); }
+
+const LtMatmul::Plan& LtMatmul::plan(const Call& call) const {
+  std::call_once(once_, [&] {
     auto plan = std::make_unique<Plan>();
-    const CublasLt& lt = CublasLt::get();
     const Matrix a = linesByDepth(shape_.a, shape_.m, shape_.k);
     const Matrix b = linesByDepth(shape_.b, shape_.n, shape_.k);
-    const auto strideOf = [&](const MatmulOperand& x) {
-      return x.batchStrides.empty() ? 0 : x.batchStrides.back();
-    };
     LAZULI_CUBLASLT(cublasLtMatmulDescCreate, &plan->desc.handle, computeOf(in_),
                     in_ == DType::f64 ? CUDA_R_64F : CUDA_R_32F);
     const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
@@ -138,67 +147,110 @@ const LtMatmul::Plan& LtMatmul::plan() const {
     set(CUBLASLT_MATMUL_DESC_TRANSA, b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, a.transposed ? CUBLAS_OP_N : CUBLAS_OP_T);
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogueOf(epilogue_));
-    if (epilogue_.bias) set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(typeOf(out_)));
-    plan->describe(plan->first, in_, b, count_, strideOf(shape_.b));
-    plan->describe(plan->second, in_, a, count_, strideOf(shape_.a));
+    if (epilogue_.bias) {
+      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(typeOf(out_)));
+      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, call.bias);  // the heuristics may look at it
+    }
+    plan->describe(plan->first, in_, b, count_, batchStride(shape_.b));
+    plan->describe(plan->second, in_, a, count_, batchStride(shape_.a));
     plan->describe(plan->out, out_, {shape_.n, shape_.m, shape_.n, false}, count_, shape_.m * shape_.n);
-
-    Owned<cublasLtMatmulPreference_t, &CublasLt::cublasLtMatmulPreferenceDestroy> preference;
-    LAZULI_CUBLASLT(cublasLtMatmulPreferenceCreate, &preference.handle);
-    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
-      LAZULI_CUBLASLT(cublasLtMatmulPreferenceSetAttribute, preference.handle, attribute, &value,
-                      sizeof(value));
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspaceBytes_));
-    const uint32_t outAlignment = alignmentOf({shape_.batch.size() > 1 ? count_ * shape_.m * shape_.n : 0},
-                                              shape_.m * shape_.n, sizeBytes(out_));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-           alignmentOf(bOffsets_, strideOf(shape_.b), sizeBytes(in_)));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-           alignmentOf(aOffsets_, strideOf(shape_.a), sizeBytes(in_)));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, outAlignment);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, outAlignment);
-    cublasLtMatmulHeuristicResult_t found{};
-    int count = 0;
-    lt.check(lt.cublasLtMatmulAlgoGetHeuristic(lt.handle, plan->desc.handle, plan->first.handle,
-                                               plan->second.handle, plan->out.handle, plan->out.handle,
-                                               preference.handle, 1, &found, &count),
-             "cublasLtMatmulAlgoGetHeuristic");
-    if (count == 0) throw CudaError("cuBLASLt has no algorithm for this product");
-    plan->algorithm = found.algo;
+    plan->algorithm = chosenAlgorithm(key(call.stream), [&] { return choose(*plan, call); });
     plan_ = std::move(plan);
   });
   return *plan_;
 }
 
-void LtMatmul::run(const std::byte* a, const std::byte* b, const std::byte* bias, const std::byte* addend,
-                   std::byte* out, std::byte* workspace, const Stream& stream) const {
-  const Plan& plan = this->plan();
+/// All that the choice depends on.
+std::vector<int64_t> LtMatmul::key(const Stream& stream) const {
+  std::vector<int64_t> key = {stream.target().device, static_cast<int64_t>(in_), static_cast<int64_t>(out_)};
+  key.insert(key.end(), {static_cast<int64_t>(epilogue_.activation), epilogue_.bias, epilogue_.addend});
+  key.insert(key.end(), {shape_.m, shape_.n, shape_.k, static_cast<int64_t>(shape_.batch.size())});
+  key.insert(key.end(), shape_.batch.begin(), shape_.batch.end());
+  for (const MatmulOperand* x : {&shape_.a, &shape_.b}) {
+    key.insert(key.end(), {x->lineStride, x->depthStride});
+    key.insert(key.end(), x->batchStrides.begin(), x->batchStrides.end());
+  }
+  return key;
+}
+
+cublasLtMatmulAlgo_t LtMatmul::choose(const Plan& plan, const Call& call) const {
   const CublasLt& lt = CublasLt::get();
-  const auto in = static_cast<int64_t>(sizeBytes(in_));
-  const int64_t outStep = count_ * shape_.m * shape_.n * static_cast<int64_t>(sizeBytes(out_));
+  Owned<cublasLtMatmulPreference_t, &CublasLt::cublasLtMatmulPreferenceDestroy> preference;
+  LAZULI_CUBLASLT(cublasLtMatmulPreferenceCreate, &preference.handle);
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+    LAZULI_CUBLASLT(cublasLtMatmulPreferenceSetAttribute, preference.handle, attribute, &value,
+                    sizeof(value));
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspaceBytes_));
+  const uint32_t outAlignment = alignmentOf({shape_.batch.size() > 1 ? count_ * shape_.m * shape_.n : 0},
+                                            shape_.m * shape_.n, sizeBytes(out_));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+         alignmentOf(bOffsets_, batchStride(shape_.b), sizeBytes(in_)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+         alignmentOf(aOffsets_, batchStride(shape_.a), sizeBytes(in_)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, outAlignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, outAlignment);
+  cublasLtMatmulHeuristicResult_t found[kMostTimed] = {};
+  int count = 0;
+  lt.check(lt.cublasLtMatmulAlgoGetHeuristic(
+               lt.handle, plan.desc.handle, plan.first.handle, plan.second.handle, plan.out.handle,
+               plan.out.handle, preference.handle, choosesByTime() ? kMostTimed : 1, found, &count),
+           "cublasLtMatmulAlgoGetHeuristic");
+  if (count == 0) throw CudaError("cuBLASLt has no algorithm for this product");
+  if (count == 1) return found[0].algo;
+  // Into memory of its own: what `out` has may be the addend.
+  const size_t bytes = static_cast<size_t>(count_ * shape_.m * shape_.n) * sizeBytes(out_);
+  CUdeviceptr memory = 0;
+  if (Driver::get().cuMemAlloc(&memory, bytes) != CUDA_SUCCESS) return found[0].algo;
+  auto* out = reinterpret_cast<std::byte*>(memory);
+  const std::byte* a = call.a + aOffsets_[0] * itemBytes();
+  const std::byte* b = call.b + bOffsets_[0] * itemBytes();
+  const cublasLtMatmulAlgo_t best = fastest(
+      std::span(found, static_cast<size_t>(count)), call.stream, [&](const cublasLtMatmulAlgo_t& algorithm) {
+        return multiply(plan, algorithm, plan.desc.handle, call, a, b, call.addend ? out : nullptr, out) ==
+               CUBLAS_STATUS_SUCCESS;
+      });
+  LAZULI_CUDA(cuMemFree, memory);
+  return best;
+}
+
+/// One call: the innermost batch dim.
+cublasStatus_t LtMatmul::multiply(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm,
+                                  cublasLtMatmulDesc_t desc, const Call& call, const std::byte* a,
+                                  const std::byte* b, const std::byte* addend, std::byte* out) const {
+  const CublasLt& lt = CublasLt::get();
   const float one = 1, beta = addend ? 1 : 0;
   const double wideOne = 1, wideBeta = beta;
   const bool wide = in_ == DType::f64;
+  return lt.cublasLtMatmul(lt.handle, desc, wide ? static_cast<const void*>(&wideOne) : &one, b,
+                           plan.first.handle, a, plan.second.handle,
+                           wide ? static_cast<const void*>(&wideBeta) : &beta, addend ? addend : out,
+                           plan.out.handle, out, plan.out.handle, &algorithm, call.workspace, workspaceBytes_,
+                           call.stream.handle());
+}
+
+void LtMatmul::run(const std::byte* a, const std::byte* b, const std::byte* bias, const std::byte* addend,
+                   std::byte* out, std::byte* workspace, const Stream& stream) const {
+  const size_t past = reinterpret_cast<uintptr_t>(workspace) % kWorkspaceAlignment;
+  const Call call{a, b, bias, addend, workspace + (past ? kWorkspaceAlignment - past : 0), stream};
+  const Plan& plan = this->plan(call);
+  const int64_t outStep = count_ * shape_.m * shape_.n * static_cast<int64_t>(sizeBytes(out_));
   // The bias's address is the descriptor's, which runs on other streams share: each has its own copy.
   Owned<cublasLtMatmulDesc_t, &CublasLt::cublasLtMatmulDescDestroy> own;
   cublasLtMatmulDesc_t desc = plan.desc.handle;
   if (epilogue_.bias) {
-    LAZULI_CUBLASLT(cublasLtMatmulDescCreate, &own.handle, computeOf(in_), wide ? CUDA_R_64F : CUDA_R_32F);
+    LAZULI_CUBLASLT(cublasLtMatmulDescCreate, &own.handle, computeOf(in_),
+                    in_ == DType::f64 ? CUDA_R_64F : CUDA_R_32F);
     std::memcpy(own.handle, plan.desc.handle, sizeof(*own.handle));
     desc = own.handle;
     LAZULI_CUBLASLT(cublasLtMatmulDescSetAttribute, desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
                     sizeof(bias));
   }
   for (size_t i = 0; i < aOffsets_.size(); i++) {
-    std::byte* to = out + static_cast<int64_t>(i) * outStep;
-    const std::byte* from = addend ? addend + static_cast<int64_t>(i) * outStep : to;
-    lt.check(
-        lt.cublasLtMatmul(lt.handle, desc, wide ? static_cast<const void*>(&wideOne) : &one,
-                          b + bOffsets_[i] * in, plan.first.handle, a + aOffsets_[i] * in, plan.second.handle,
-                          wide ? static_cast<const void*>(&wideBeta) : &beta, from, plan.out.handle, to,
-                          plan.out.handle, &plan.algorithm, workspace, workspaceBytes_, stream.handle()),
-        "cublasLtMatmul");
+    const int64_t at = static_cast<int64_t>(i) * outStep;
+    CublasLt::get().check(multiply(plan, plan.algorithm, desc, call, a + aOffsets_[i] * itemBytes(),
+                                   b + bOffsets_[i] * itemBytes(), addend ? addend + at : nullptr, out + at),
+                          "cublasLtMatmul");
   }
 }
 

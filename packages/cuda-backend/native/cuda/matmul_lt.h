@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 
+#include "cuda/cublaslt.h"
 #include "cuda/stream.h"
 #include "kernels/matmul_layout.h"
 
@@ -21,14 +22,26 @@ class LtMatmul {
   LtMatmul(const MatmulShape& shape, DType in, DType out, LtEpilogue epilogue);
   ~LtMatmul();
 
-  size_t workspaceBytes() const { return workspaceBytes_; }
-  /// Bases of the operands; `workspace` of workspaceBytes().
+  size_t workspaceBytes() const;
+  /// Bases of the operands; `workspace` of workspaceBytes(), aligned as all that is planned.
   void run(const std::byte* a, const std::byte* b, const std::byte* bias, const std::byte* addend,
            std::byte* out, std::byte* workspace, const Stream& stream) const;
 
  private:
   struct Plan;
-  const Plan& plan() const;
+  /// What a product is given.
+  struct Call {
+    const std::byte *a, *b, *bias, *addend;
+    std::byte* workspace;
+    const Stream& stream;
+  };
+  const Plan& plan(const Call& call) const;
+  cublasLtMatmulAlgo_t choose(const Plan& plan, const Call& call) const;
+  std::vector<int64_t> key(const Stream& stream) const;
+  cublasStatus_t multiply(const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulDesc_t desc,
+                          const Call& call, const std::byte* a, const std::byte* b, const std::byte* addend,
+                          std::byte* out) const;
+  int64_t itemBytes() const;
 
   MatmulShape shape_;
   DType in_, out_;

@@ -5,8 +5,12 @@
 #include <cublasLt.h>
 #include <stdint.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <thread>
 
 #include "driver_state.h"
 
@@ -132,13 +136,35 @@ void multiply(const Problem& p, T alpha, T beta, const void* a, const void* b, c
   }
 }
 
+// What the heuristics propose: all do the same, but the first is slow where a test asks for that, and one is
+// not able to.
+constexpr int kAlgorithms = 3, kUnable = 1;
+constexpr uint64_t kKnown = 0x1a2b3c00;
+std::atomic<int> heuristicsAsked{0}, lastAlgorithm{-1};
+
+/// LAZULI_SIMT_SLOW=N: algorithm N takes milliseconds more.
+void dawdle(int algorithm) {
+  const char* slow = std::getenv("LAZULI_SIMT_SLOW");
+  if (slow && std::atoi(slow) == algorithm) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+}
+
+constexpr uint32_t kWorkspaceAlignment = 256;
+
+/// What the caller says of the addresses; 256 where it says nothing.
 struct Preference {
   uint64_t workspace;
+  uint32_t alignments[4];  // of a, b, c and d
 };
+
+bool isAligned(const void* at, uint64_t bytes) { return reinterpret_cast<uintptr_t>(at) % bytes == 0; }
 
 }  // namespace
 
 extern "C" {
+
+/// For tests: how often the heuristics were asked, and which algorithm ran last.
+int lazuliSimtHeuristics() { return heuristicsAsked; }
+int lazuliSimtAlgorithm() { return lastAlgorithm; }
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
   *handle = reinterpret_cast<cublasLtHandle_t>(new int(0));
@@ -213,6 +239,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
 }
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
   *preference = new cublasLtMatmulPreferenceOpaque_t{};
+  for (uint32_t& each : reinterpret_cast<Preference*>(*preference)->alignments) each = 256;
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
@@ -227,44 +254,63 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     std::memcpy(&reinterpret_cast<Preference*>(preference)->workspace, value, bytes);
     return CUBLAS_STATUS_SUCCESS;
   }
+  const int operand = attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES;
   uint32_t alignment = 0;
-  if (bytes != sizeof(alignment)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (operand < 0 || operand > 3 || bytes != sizeof(alignment)) return CUBLAS_STATUS_INVALID_VALUE;
   std::memcpy(&alignment, value, bytes);
-  return alignment > 0 && (alignment & (alignment - 1)) == 0 ? CUBLAS_STATUS_SUCCESS
-                                                             : CUBLAS_STATUS_INVALID_VALUE;
+  if (alignment == 0 || (alignment & (alignment - 1)) != 0) return CUBLAS_STATUS_INVALID_VALUE;
+  reinterpret_cast<Preference*>(preference)->alignments[operand] = alignment;
+  return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t, int most,
+                                              cublasLtMatmulPreference_t preference, int most,
                                               cublasLtMatmulHeuristicResult_t results[], int* found) {
   *found = 0;
   Problem problem{of(desc), of(a), of(b), of(c), of(d), 0, 0, 0};
   const cublasStatus_t status = pose(problem);
   if (status != CUBLAS_STATUS_SUCCESS || most < 1) return status;
-  results[0] = {};
-  results[0].state = CUBLAS_STATUS_SUCCESS;
-  *found = 1;
+  heuristicsAsked++;
+  for (; *found < std::min(most, kAlgorithms); (*found)++) {
+    results[*found] = {};
+    results[*found].state = CUBLAS_STATUS_SUCCESS;
+    results[*found].algo.data[0] = kKnown + static_cast<uint64_t>(*found);
+    const Preference& preferred = *reinterpret_cast<Preference*>(preference);
+    for (int i = 0; i < 4; i++) results[*found].algo.data[i + 1] = preferred.alignments[i];
+  }
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t aLayout, const void* b, cublasLtMatrixLayout_t bLayout,
                               const void* beta, const void* c, cublasLtMatrixLayout_t cLayout, void* d,
-                              cublasLtMatrixLayout_t dLayout, const cublasLtMatmulAlgo_t*, void*, size_t,
-                              cudaStream_t stream) {
+                              cublasLtMatrixLayout_t dLayout, const cublasLtMatmulAlgo_t* algorithm,
+                              void* workspace, size_t, cudaStream_t stream) {
   Problem problem{of(desc), of(aLayout), of(bLayout), of(cLayout), of(dLayout), 0, 0, 0};
   const cublasStatus_t status = pose(problem);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
+  // Not one of those that were proposed: left uninitialised, or made for another library.
+  if (algorithm->data[0] < kKnown || algorithm->data[0] >= kKnown + kAlgorithms)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  const auto number = static_cast<int>(algorithm->data[0] - kKnown);
+  if (number == kUnable) return CUBLAS_STATUS_NOT_SUPPORTED;
+  const void* operands[] = {a, b, c, d};
+  for (int i = 0; i < 4; i++)
+    if (!isAligned(operands[i], algorithm->data[i + 1])) return CUBLAS_STATUS_INVALID_VALUE;
+  if (!isAligned(workspace, kWorkspaceAlignment)) return CUBLAS_STATUS_INVALID_VALUE;
+  lastAlgorithm = number;
   LAZULI_SIMT_LOCK;
   CUresult result;
   if (problem.a.type == CUDA_R_64F) {
     result = lazuli::simt::enqueue(
         stream, [=, x = *static_cast<const double*>(alpha), y = *static_cast<const double*>(beta)] {
+          dawdle(number);
           multiply(problem, x, y, a, b, c, d);
         });
   } else {
     result = lazuli::simt::enqueue(
         stream, [=, x = *static_cast<const float*>(alpha), y = *static_cast<const float*>(beta)] {
+          dawdle(number);
           multiply(problem, x, y, a, b, c, d);
         });
   }
