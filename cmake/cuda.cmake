@@ -43,20 +43,24 @@ list(REMOVE_ITEM device_headers ${native}/cuda/device/fused.h ${native}/cuda/dev
 
 # 90a has wgmma and TMA, and runs on Hopper alone; the PTX is for every other GPU from 8.0 on.
 set(nvcc_flags -std=c++20 -O3 --expt-relaxed-constexpr -diag-suppress=20012 -I${native}
-    -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90a,code=sm_90a
-    -gencode=arch=compute_80,code=compute_80)
+    -gencode=arch=compute_90a,code=sm_90a)
+set(nvcc_others -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_80,code=compute_80)
 set(fatbins "")
 set(image_assembly "")
 set(image_table "")
 foreach(source IN LISTS device_sources)
   get_filename_component(name ${source} NAME_WE)
   set(fatbin ${CMAKE_BINARY_DIR}/cuda/${name}.fatbin)
+  set(archs ${nvcc_others})
+  if(name MATCHES "_sm90$")
+    set(archs "")
+  endif()
   add_custom_command(
     OUTPUT ${fatbin}
     COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_BINARY_DIR}/cuda
-    COMMAND ${LAZULI_NVCC} ${nvcc_flags} -fatbin -o ${fatbin} ${source}
+    COMMAND ${LAZULI_NVCC} ${nvcc_flags} ${archs} -fatbin -o ${fatbin} ${source}
     DEPENDS ${source} ${device_headers}
-    COMMENT "nvcc ${name}.cu for sm_80 and sm_90a"
+    COMMENT "nvcc ${name}.cu"
     VERBATIM)
   list(APPEND fatbins ${fatbin})
   string(APPEND image_assembly

@@ -59,11 +59,13 @@ async function nativeTests() {
       .join(":")}`,
   ];
   const fused = "Fuse FuseFuzz Fused";
-  const library = "Adamw Attention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
+  const library =
+    "Adamw Attention CudaAttention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
   // Kernels once more: CUDA's, by the emulator; and the fused ones compiled by NVRTC.
-  const cuda = nativeTest("native-cuda", only(`${library} ${fused} CudaFused`), {
+  const cuda = nativeTest("native-cuda", only(`${library} ${fused} CudaFused Collective CudaNccl`), {
     LAZULI_TEST_DEVICE: "cuda",
     LAZULI_CUDA_PATH: emulator,
+    LAZULI_SIMT_DEVICES: "8",
   });
   if (!existsSync(join(root, ".cuda/lib/libnvrtc.so.13"))) {
     console.log("no NVRTC: what is printed for it is not compiled (scripts/gpu/headers.sh gets it)");

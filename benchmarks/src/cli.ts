@@ -3,7 +3,13 @@ import { isPreset, type PresetName, preset, presetNames } from "@lazuli/examples
 import { InvalidArgumentError, Option } from "commander";
 import { compare, formatComparison, type PeerName, peerNames } from "./compare.js";
 import { compileBenchmark } from "./compile.js";
-import { attentionBenchmark, fusionBenchmark, maskNames, matmulBenchmark } from "./kernels.js";
+import {
+  attentionBenchmark,
+  bandwidthBenchmark,
+  fusionBenchmark,
+  maskNames,
+  matmulBenchmark,
+} from "./kernels.js";
 import type { Result } from "./measure.js";
 import { planBenchmark } from "./plan.js";
 import { profileBenchmark } from "./profile.js";
@@ -77,10 +83,17 @@ bench("dispatch", "a cached step of x + 1").action(async ({ json }) =>
 );
 bench("replay", "host time of a compiled training step")
   .option("--config <name>", presetNames.join(", "), config, "15m")
+  .addOption(
+    new Option("--device <name>", "null computes nothing").choices(["null", "cpu", "cuda"]).default("null"),
+  )
+  .option("--steps <n>", "steps, of which the first third does not count", count, 3000)
   .action(async ({ json, ...options }) => print(await replayBenchmark(options), json));
 bench("fusion", "silu(x) * y + x against the machine's copy bandwidth").action(async ({ json }) =>
   print(await fusionBenchmark(), json),
 );
+bench("bandwidth", "elementwise and norm kernels, GB/s of what they must move")
+  .option("--elements <n>", "of one tensor", count, 2 ** 26)
+  .action(async ({ json, ...options }) => print(await bandwidthBenchmark(options), json));
 bench("attention", "causal attention and its gradients")
   .option("--batch <n>", "sequences", count, 8)
   .option("--heads <n>", "heads", count, 6)

@@ -24,6 +24,43 @@ export async function fusionBenchmark(): Promise<Result> {
   };
 }
 
+/**
+ * Kernels that memory bounds, GB/s by name: what they must read and write, each once, by their own time. `elements` of one
+ * tensor, in rows of 4096; several times the caches, or these are what is measured.
+ */
+export async function bandwidthBenchmark({ elements }: { elements: number }): Promise<Result> {
+  const columns = Math.min(4096, elements);
+  const shape = [Math.floor(elements / columns), columns];
+  const count = shape[0] * columns;
+  const out: Result = { elements: count };
+  for (const [dtype, bytes] of [["float32", 4] as const, ["bfloat16", 2] as const]) {
+    configure({});
+    const [x, y] = [1, 2].map(() => randn(shape).to(dtype));
+    const [weight, bias] = [1, 2].map(() => randn([columns]).to(dtype));
+    await sync(x, y, weight, bias);
+    const leaf = x.requiresGrad_();
+    const withGradient = (value: Tensor): Tensor[] => {
+      value.backward(y);
+      const { grad } = leaf;
+      leaf.grad = null;
+      return [value, grad as Tensor];
+    };
+    const plain = x.detach();
+    // By kernel: tensors of that size that it reads and writes.
+    const kernels: Record<string, [streams: number, record: () => Tensor[]]> = {
+      elementwise: [3, () => [plain.silu().mul(y).add(plain)]],
+      rms_norm: [2, () => [F.rmsNorm(plain, weight)]],
+      layer_norm: [2, () => [F.layerNorm(plain, weight, bias)]],
+      rms_norm_with_gradient: [5, () => withGradient(F.rmsNorm(leaf, weight))],
+    };
+    for (const [name, [streams, record]] of Object.entries(kernels)) {
+      const { kernelMs } = await timeStep(record);
+      out[`${name}_${dtype}`] = round((streams * count * bytes) / kernelMs / 1e6, 1);
+    }
+  }
+  return out;
+}
+
 export interface AttentionShape {
   readonly batch: number;
   readonly heads: number;
@@ -92,10 +129,10 @@ export async function attentionBenchmark({
     shape,
     dtype,
     ...(mask ? { mask } : {}),
-    forward_ms: round(forward.deviceMs),
-    forward_gflops: round(flops / forward.deviceMs / 1e6, 1),
-    forward_backward_ms: round(both.deviceMs),
-    forward_backward_gflops: round((flops * 3.5) / both.deviceMs / 1e6, 1),
+    forward_ms: round(forward.kernelMs, 3),
+    forward_gflops: round(flops / forward.kernelMs / 1e6, 1),
+    forward_backward_ms: round(both.kernelMs, 3),
+    forward_backward_gflops: round((flops * 3.5) / both.kernelMs / 1e6, 1),
   };
 }
 
@@ -115,8 +152,8 @@ export async function matmulBenchmark({ dtype }: { dtype: FloatName }): Promise<
     const a = randn([m, k]).to(dtype);
     const b = randn([k, n]).to(dtype);
     await sync(a, b);
-    const { deviceMs } = await timeStep(() => [a.matmul(b)]);
-    out[`${m}x${n}x${k}`] = round((2 * m * n * k) / deviceMs / 1e6, 1);
+    const { kernelMs } = await timeStep(() => [a.matmul(b)]);
+    out[`${m}x${n}x${k}`] = round((2 * m * n * k) / kernelMs / 1e6, 1);
   }
   return out;
 }

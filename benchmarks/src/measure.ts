@@ -8,17 +8,26 @@ export type Result = Record<string, string | number | boolean | null | readonly 
 
 export const round = (value: number, digits = 2): number => Number(value.toFixed(digits));
 
-/** The runs' medians: of the step as its caller sees it and of the device alone, in milliseconds. */
+/** The runs' medians in milliseconds: of the step as its caller sees it, of the device, and of the kernels alone. */
 export interface Timing {
   readonly wallMs: number;
   readonly deviceMs: number;
+  /** What the device's own clock says: on a GPU events around each kernel, without launches and waits. */
+  readonly kernelMs: number;
 }
 
 /** Times a step that computes what `record` gives; the first `warmup` runs, one of which compiles, do not count. */
 export async function timeStep(record: () => Tensor[], runs = 15, warmup = 3): Promise<Timing> {
   const wall: number[] = [];
   const device: number[] = [];
-  const steps = engine().events.step$.subscribe(({ deviceMs }) => device.push(deviceMs));
+  const kernel: number[] = [];
+  const own = engine();
+  const steps = own.events.step$.subscribe(({ deviceMs, kernels }) => {
+    device.push(deviceMs);
+    kernel.push(kernels.reduce((sum, { startUs, endUs }) => sum + endUs - startUs, 0) / 1000);
+  });
+  const wasProfiling = own.profiling;
+  own.profiling = true;
   for (let i = 0; i < warmup + runs; i++) {
     const started = performance.now();
     const results = record();
@@ -27,7 +36,12 @@ export async function timeStep(record: () => Tensor[], runs = 15, warmup = 3): P
     for (const result of results) result.dispose();
   }
   steps.unsubscribe();
-  return { wallMs: median(wall.slice(warmup)), deviceMs: median(device.slice(-runs)) };
+  own.profiling = wasProfiling;
+  return {
+    wallMs: median(wall.slice(warmup)),
+    deviceMs: median(device.slice(-runs)),
+    kernelMs: median(kernel.slice(-runs)),
+  };
 }
 
 /** Bytes moved (read and written) a second by every core copying at once, from arrays far beyond the caches. */

@@ -109,6 +109,7 @@ export async function profileBenchmark({
       ceiling_gflops: round(ceilings.flopsPerS / 1e9, 1),
       ceiling_gb_per_s: round(ceilings.bytesPerS / 1e9, 1),
       arena_mb: round(counted[0].info.arenaBytes / 2 ** 20, 1),
+      arena_lower_bound_mb: round(counted[0].info.lowerBoundBytes / 2 ** 20, 1),
     },
     table: [header, ...cells].map(line).join("\n"),
   };

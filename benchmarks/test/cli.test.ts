@@ -55,6 +55,15 @@ describe("bench", () => {
     expect(Object.keys(JSON.parse(out))).toEqual(keys);
   });
 
+  it("bandwidth measures kernels by their own time", () => {
+    const { code, out, err } = bench("bandwidth --json --elements 8192");
+    expect(code, err).toBe(0);
+    const { elements, ...rates } = JSON.parse(out);
+    expect(elements).toBe(8192);
+    expect(Object.keys(rates)).toHaveLength(8);
+    for (const rate of Object.values(rates)) expect(rate).toBeGreaterThan(0);
+  });
+
   it("trace records forward and backward without a run", () => {
     const { code, out } = bench("trace --json --layers 2");
     expect(code).toBe(0);

@@ -1,5 +1,5 @@
 // Packs what a GPU machine without Node and without a network needs to build, test and measure the CUDA device
-// (scripts/gpu/check.sh) into .gpu/: Node itself, its headers, the TypeScript bundled, GoogleTest's source.
+// (scripts/gpu/check.sh) into .gpu/: Node itself, its headers, NVIDIA's (.cuda), the TypeScript bundled, GoogleTest's source.
 //
 //   node scripts/gpu/pack.mjs [--peers FOLDER]     FOLDER: PyTorch's side of the benchmarks, travels too
 //
@@ -93,6 +93,15 @@ try {
   }
   for (const [name, entry] of Object.entries(bundles)) await bundle(name, entry);
   cpSync(join(root, "packages/lazy-tensor/test/goldens"), join(target, "js/goldens"), { recursive: true });
+  // What `npm run build` makes that CMake reads and the programs ask for.
+  cpSync(join(root, "packages/cuda-backend/native/generated"), join(target, "generated"), {
+    recursive: true,
+  });
+  cpSync(join(root, "benchmarks/package.json"), join(target, "package.json"));
+  cpSync(join(root, "benchmarks/dist/copy_worker.js"), join(target, "js/copy_worker.js"));
+  const headers = join(root, ".cuda/include");
+  if (existsSync(headers)) cpSync(headers, join(target, "cuda/include"), { recursive: true });
+  else console.warn("no .cuda (scripts/gpu/headers.sh): check.sh has to find NVIDIA's headers over there");
   const gtest = "/usr/src/googletest/googletest";
   if (existsSync(gtest)) {
     for (const part of ["include", "src"])

@@ -1,5 +1,5 @@
 // What vitest offers to the test files that travel to a GPU machine (pack.mjs), where vitest does not: enough of it for
-// them. Tests run one after another; the last line is `N passed, N failed, N skipped`.
+// them. tests.mjs runs a file in several processes at once.
 import assert from "node:assert/strict";
 import { setTimeout as wait } from "node:timers/promises";
 
@@ -41,7 +41,12 @@ it.each =
       it(titled(title, values), { timeout: timeoutOf(args) }, () => bodyOf(args)(...values));
     }
   };
-it.skipIf = (skip) => (skip ? () => {} : it);
+it.skipIf =
+  (skip) =>
+  (name, ...args) => {
+    it(name, ...args);
+    if (skip) current().tests.at(-1).isSkipped = true;
+  };
 export const test = it;
 export const beforeAll = (body) => current().before.push(body);
 export const afterAll = (body) => current().after.push(body);
@@ -106,43 +111,60 @@ export function expect(value, note = "") {
   return made;
 }
 
-const count = { passed: 0, failed: 0, skipped: 0 };
-
-async function runOne(path, { name, body, timeout }) {
-  try {
-    const controller = new AbortController();
-    const late = wait(timeout, "late", { signal: controller.signal }).catch(() => "");
-    const ended = await Promise.race([Promise.resolve(body()).then(() => "done"), late]);
-    controller.abort();
-    if (ended === "late") throw new Error(`did not end within ${timeout} ms`);
-    count.passed++;
-  } catch (error) {
-    count.failed++;
-    console.log(`FAILED ${path} > ${name}\n  ${String(error?.message ?? error).slice(0, 600)}`);
-  }
+async function ended({ body, timeout }) {
+  const controller = new AbortController();
+  const late = wait(timeout, "late", { signal: controller.signal }).catch(() => "");
+  const how = await Promise.race([Promise.resolve(body()).then(() => "done"), late]);
+  controller.abort();
+  if (how === "late") throw new Error(`did not end within ${timeout} ms`);
 }
 
-async function runSuite(suite, path) {
-  const here = suite.name ? `${path}${path ? " > " : ""}${suite.name}` : path;
-  if (suite.isSkipped) {
-    const all = (part) => part.tests.length + part.inner.reduce((sum, each) => sum + all(each), 0);
-    count.skipped += all(suite);
-    return;
-  }
-  for (const body of suite.before) await body();
-  for (const test of suite.tests) await runOne(here, test);
-  for (const inner of suite.inner) await runSuite(inner, here);
-  for (const body of suite.after) await body();
+/** All tests in the order of the file, each with the suites it is in, the outermost first. */
+function listed(suite, outer = []) {
+  const path = [...outer, suite];
+  const name = (test) => [...path.map((each) => each.name).filter(Boolean), test.name].join(" > ");
+  const own = suite.tests.map((test) => ({
+    ...test,
+    name: name(test),
+    path,
+    isSkipped: test.isSkipped || suite.isSkipped,
+  }));
+  return [...own, ...suite.inner.flatMap((inner) => listed(inner, path))];
 }
 
-// Once the file that imports this has said what there is.
-setTimeout(async () => {
-  try {
-    await runSuite(suites[0], "");
-  } catch (error) {
-    count.failed++;
-    console.log(error);
-  }
-  console.log(`${count.passed} passed, ${count.failed} failed, ${count.skipped} skipped`);
-  process.exitCode = count.failed > 0 ? 1 : 0;
+const textOf = (error) => String(error?.message ?? error).slice(0, 600);
+
+// Once the file that imports this has said what there is. Who started this (tests.mjs) asks for tests by their numbers, one
+// at a time; what comes after the last of them is done when it lets go.
+setTimeout(() => {
+  const tests = listed(suites[0]);
+  const begun = new Set();
+  const answer = (message) => process.send?.(message);
+  process.on("message", async (number) => {
+    const test = tests[number];
+    try {
+      for (const suite of test.path) {
+        if (begun.has(suite)) continue;
+        begun.add(suite);
+        for (const body of suite.before) await body();
+      }
+      await ended(test);
+      answer({ number });
+    } catch (error) {
+      answer({ number, error: textOf(error) });
+    }
+  });
+  process.on("disconnect", async () => {
+    const bodies = [...begun].reverse().flatMap((suite) => suite.after);
+    for (const body of bodies) {
+      try {
+        await body();
+      } catch (error) {
+        console.log(`AFTER ${textOf(error)}`);
+        process.exitCode = 1;
+      }
+    }
+    process.exit();
+  });
+  answer({ names: tests.map(({ name, isSkipped }) => (isSkipped ? null : name)) });
 }, 0);

@@ -142,9 +142,10 @@ Napi::Object infoOf(Napi::Env env, const lazuli::ExecutableInfo& info) {
   return object;
 }
 
-/// {startUs, endUs, kernels: Float64Array of start and end by kernel}
+/// {startUs, endUs, launchedUs, kernels: Float64Array of start and end by kernel}
 Napi::Object resultOf(Napi::Env env, const RunResult& result) {
-  auto object = numbersOf(env, {{"startUs", result.startUs}, {"endUs", result.endUs}});
+  auto object = numbersOf(
+      env, {{"startUs", result.startUs}, {"endUs", result.endUs}, {"launchedUs", result.launchedUs}});
   auto times = Napi::Float64Array::New(env, result.kernels.size() * 2);
   for (size_t i = 0; i < result.kernels.size(); i++) {
     times[2 * i] = result.kernels[i].startUs;

@@ -49,6 +49,7 @@ struct RunResult {
   bool outOfMemory = false;
   bool collective = false;  // a CollectiveError
   double startUs = 0, endUs = 0;
+  double launchedUs = 0;  // when a GPU had been given all of it; 0 where the device computes by itself
   std::vector<KernelTime> kernels;  // when profiling
 };
 

@@ -50,7 +50,7 @@ export interface AddonDevice {
     inputs: Float64Array | readonly number[],
     outputs: Float64Array | readonly number[],
     profile: boolean,
-  ): Promise<{ startUs: number; endUs: number; kernels: Float64Array }>;
+  ): Promise<{ startUs: number; endUs: number; launchedUs: number; kernels: Float64Array }>;
   upload(buffer: number, bytes: ArrayBufferView | ArrayBuffer, device?: number): void;
   download(buffer: number, target: ArrayBufferView | ArrayBuffer, device?: number): Promise<void>;
   bufferBytes(buffer: number): number;

@@ -13,6 +13,8 @@ export type Ids = readonly number[] | Float64Array;
 export interface RunResult {
   readonly startUs: number;
   readonly endUs: number;
+  /** When a GPU had been given all of the run: from startUs on the host's share of it. 0 on other devices. */
+  readonly launchedUs: number;
   /** By kernel of the executable's info; empty unless profiled. */
   readonly kernels: readonly KernelTime[];
 }
@@ -124,8 +126,8 @@ class Device implements NativeDevice {
   run(executable: number, inputs: Ids, outputs: Ids, profile = false): Promise<RunResult> {
     const pending = call(() => this.native.run(executable, idsOf(inputs), idsOf(outputs), profile));
     return settle(async () => {
-      const { startUs, endUs, kernels } = await pending;
-      return { startUs, endUs, kernels: kernelTimes(kernels) };
+      const { startUs, endUs, launchedUs, kernels } = await pending;
+      return { startUs, endUs, launchedUs, kernels: kernelTimes(kernels) };
     });
   }
 

@@ -449,6 +449,7 @@ export class Engine {
       deviceMs: (result.endUs - result.startUs) / 1000,
       startUs: result.startUs,
       endUs: result.endUs,
+      launchedUs: result.launchedUs,
       info: program.info,
       graph: program.graph,
       ...ends,

@@ -30,6 +30,8 @@ export interface StepEvent {
   /** Start on the device, microseconds since it was opened. */
   readonly startUs: number;
   readonly endUs: number;
+  /** When a GPU had been given all of the step; 0 on other devices. */
+  readonly launchedUs: number;
   readonly info: ExecutableInfo;
   /** On a mesh, the program of one device, with its collectives; null elsewhere. */
   readonly graph: Graph | null;

@@ -82,6 +82,8 @@ class Communicator {
 
   /// This device's run failed for a reason of its own: other processes that wait for it are told.
   virtual void fail(const std::string&) {}
+  /// From any thread: what another process said that the job failed with; "" where none has.
+  virtual std::string notice() { return ""; }
   /// From any thread: what waits is to give up.
   virtual void close() {}
   /// From any thread: the run has failed, and what waits on another thread is to give up. Where devices share
@@ -93,8 +95,8 @@ class Communicator {
   void setAwaited(bool isAwaited) { isAwaited_.store(isAwaited, std::memory_order_relaxed); }
   bool isAwaited() const { return isAwaited_.load(std::memory_order_relaxed); }
 
-  /// Memory for what a call gives and gets, which outlives a run that fails. The next one asked for may be the
-  /// same.
+  /// Memory for what a call gives and gets, which outlives a run that fails. The next one asked for may be
+  /// the same.
   std::byte* packing(size_t bytes);
 
  private:

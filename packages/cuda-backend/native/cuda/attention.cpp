@@ -1,4 +1,5 @@
 #include "cuda/attention_launch.h"
+#include "cuda/attention_sm90.h"
 #include "cuda/library_kernels.h"
 
 namespace lazuli::cuda {
@@ -13,9 +14,10 @@ uint32_t forwardSharedBytes(int depth) {
 
 class Attention final : public Kernel {
  public:
-  explicit Attention(const KernelRequest& request)
+  Attention(const KernelRequest& request, AttentionPath path)
       : call_(request, 3),
-        depth_(call_.tensorCoreDepth({})),
+        depth_(path == AttentionPath::simple ? 0 : call_.tensorCoreDepth({})),
+        sm90_(call_, depth_, path, false),
         kernel_(depth_ ? Function("attention_forward",
                                   "lazuli_attention_" + std::to_string(depth_) + call_.suffix())
                        : Function("attention_simple", "lazuli_attention_simple" + call_.suffix())) {}
@@ -30,6 +32,7 @@ class Attention final : public Kernel {
     args.lse = reinterpret_cast<float*>(run.writes[1]);
     if (depth_) {
       call_.findRanges(*run.stream, args, run.scratch);
+      if (sm90_.forward(*run.stream, args)) return;
       Grid grid{call_.queryTiles(kRows)};
       grid.threads = kThreads;
       grid.sharedBytes = forwardSharedBytes(depth_);
@@ -43,11 +46,14 @@ class Attention final : public Kernel {
  private:
   AttentionCall call_;
   int depth_;
+  AttentionSm90 sm90_;
   Function kernel_;
 };
 
-MadeKernel make(const KernelRequest& request) {
-  auto kernel = std::make_unique<Attention>(request);
+}  // namespace
+
+MadeKernel makeAttention(const KernelRequest& request, AttentionPath path) {
+  auto kernel = std::make_unique<Attention>(request, path);
   MadeKernel made;
   made.label = attentionLabel(request, kernel->call().shape, kernel->call().extras);
   made.scratchBytes = kernel->scratchBytes();
@@ -55,6 +61,10 @@ MadeKernel make(const KernelRequest& request) {
   made.kernel = std::move(kernel);
   return made;
 }
+
+namespace {
+
+MadeKernel make(const KernelRequest& request) { return makeAttention(request, chosenAttentionPath()); }
 
 bool accepts(const Node&, size_t index, const Layout& layout) {
   if (index < 3) return hasUnitRows(layout);

@@ -1,4 +1,7 @@
+#include <optional>
+
 #include "cuda/attention_launch.h"
+#include "cuda/attention_sm90.h"
 #include "cuda/library_kernels.h"
 
 namespace lazuli::cuda {
@@ -14,7 +17,7 @@ int sharedBytes(int depth) { return (2 * kRows + 4 * 64) * depth * 2; }
 
 class AttentionGrad final : public Kernel {
  public:
-  explicit AttentionGrad(const KernelRequest& request)
+  AttentionGrad(const KernelRequest& request, AttentionPath path)
       : call_(request, kExtras),
         delta_("attention_simple", "lazuli_attention_delta" + call_.suffix()),
         queries_("attention_simple", "lazuli_attention_simple_dq" + call_.suffix()),
@@ -32,8 +35,9 @@ class AttentionGrad final : public Kernel {
     }
     call_.args.out = attentionTensor(request, kOut);
     call_.args.dout = attentionTensor(request, kDout);
-    depth_ = call_.tensorCoreDepth({call_.args.dout});
+    if (path != AttentionPath::simple) depth_ = call_.tensorCoreDepth({call_.args.dout});
     if (!depth_) return;
+    sm90_.emplace(call_, depth_, path, true);
     const std::string size = std::to_string(depth_) + call_.suffix();
     tensorCores_.emplace_back("attention_backward", "lazuli_attention_dq_" + size);
     tensorCores_.emplace_back("attention_backward", "lazuli_attention_dkv_" + size);
@@ -56,6 +60,7 @@ class AttentionGrad final : public Kernel {
     if (call_.hasQueries()) delta_.launch(*run.stream, Grid{static_cast<uint32_t>((rows + 7) / 8)}, args);
     if (depth_ && sharedBytes(depth_) + kStaticBytes <= run.stream->target().sharedPerBlock) {
       call_.findRanges(*run.stream, args, run.scratch + call_.deltaBytes());
+      if (sm90_->backward(*run.stream, args)) return;
       Grid grid;
       grid.threads = kThreads;
       grid.sharedBytes = static_cast<uint32_t>(sharedBytes(depth_));
@@ -89,11 +94,14 @@ class AttentionGrad final : public Kernel {
   Function delta_, queries_, keys_, values_, bias_;
   bool hasBiasGrad_ = false;
   int depth_ = 0;
+  std::optional<AttentionSm90> sm90_;
   std::vector<Function> tensorCores_;  // dq, and dk with dv; none where depth_ is 0
 };
 
-MadeKernel make(const KernelRequest& request) {
-  auto kernel = std::make_unique<AttentionGrad>(request);
+}  // namespace
+
+MadeKernel makeAttentionGrad(const KernelRequest& request, AttentionPath path) {
+  auto kernel = std::make_unique<AttentionGrad>(request, path);
   MadeKernel made;
   made.label = attentionLabel(request, kernel->call().shape, kernel->call().extras);
   made.scratchBytes = kernel->scratchBytes();
@@ -101,6 +109,10 @@ MadeKernel make(const KernelRequest& request) {
   made.kernel = std::move(kernel);
   return made;
 }
+
+namespace {
+
+MadeKernel make(const KernelRequest& request) { return makeAttentionGrad(request, chosenAttentionPath()); }
 
 bool accepts(const Node&, size_t index, const Layout& layout) {
   if (index != kLse && index < kExtras) return hasUnitRows(layout);

@@ -1,8 +1,10 @@
 #include "cuda/attention_launch.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 
+#include "cuda/driver.h"
 #include "cuda/row_launch.h"
 
 namespace lazuli::cuda {
@@ -42,6 +44,19 @@ AttentionBiasArg biasOf(const std::vector<Layout>& operands, int index) {
 }
 
 }  // namespace
+
+AttentionPath chosenAttentionPath() {
+  static const AttentionPath chosen = [] {
+    const char* value = std::getenv("LAZULI_CUDA_ATTENTION");
+    const std::string name = value ? value : "auto";
+    if (name == "auto") return AttentionPath::automatic;
+    if (name == "sm90") return AttentionPath::sm90;
+    if (name == "sm80") return AttentionPath::sm80;
+    if (name == "simple") return AttentionPath::simple;
+    throw CudaError("LAZULI_CUDA_ATTENTION is " + name + ": auto, sm90, sm80 or simple are known");
+  }();
+  return chosen;
+}
 
 AttentionTensor attentionTensor(const KernelRequest& request, size_t operand) {
   const AttentionOperand lies(request.operands[operand]);

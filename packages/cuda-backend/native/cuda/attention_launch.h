@@ -9,6 +9,18 @@
 
 namespace lazuli::cuda {
 
+/// Which kernels take a call: those for sm_90a (wgmma), those for tensor cores since sm_80 (mma.sync), or the
+/// simple ones; one that does not take a call leaves it to the next. `automatic`: those for sm_90a on a GPU
+/// of compute capability 9.0 whose results were found to agree with the next ones' (attention_sm90.h).
+enum class AttentionPath { automatic, sm90, sm80, simple };
+/// As LAZULI_CUDA_ATTENTION says: auto (also where it is not set), sm90, sm80 or simple. Throws CudaError for
+/// anything else.
+AttentionPath chosenAttentionPath();
+
+/// The entries' kernels, by a path.
+MadeKernel makeAttention(const KernelRequest& request, AttentionPath path);
+MadeKernel makeAttentionGrad(const KernelRequest& request, AttentionPath path);
+
 /// A call of attention or attention_grad as the kernels are given it, before any address is known.
 struct AttentionCall {
   AttentionShape shape;

@@ -19,6 +19,8 @@ class DeviceCommunicator : public Communicator {
   virtual void endJob(int64_t job) = 0;
   /// What has gone wrong while the GPU waits for other processes, for so many seconds (Completions::Check).
   virtual std::string trouble(double) { return ""; }
+  /// From any thread: why its collectives were given up; "" while they were not.
+  virtual std::string failure() const { return ""; }
   /// What is put on the stream from here on comes after that job.
   virtual void waitFor(int64_t job) = 0;
 };

@@ -52,7 +52,7 @@ bool isDense(Spread spread, size_t bytes) { return spread.block >= bytes || spre
 
 }  // namespace
 
-NcclCommunicator::NcclCommunicator(const Gpu& gpu, std::shared_ptr<MpiCommunicator> job, int devices,
+NcclCommunicator::NcclCommunicator(const Gpu& gpu, std::shared_ptr<Communicator> job, int devices,
                                    const ncclUniqueId& id, double timeoutSeconds)
     : job_(std::move(job)), timeoutSeconds_(timeoutSeconds), memory_(0, gpuMemory()) {
   gpu.makeCurrent();
@@ -63,38 +63,51 @@ NcclCommunicator::NcclCommunicator(const Gpu& gpu, std::shared_ptr<MpiCommunicat
 }
 
 NcclCommunicator::~NcclCommunicator() {
-  if (isAborted_) return;
-  for (const auto& [devices, comm] : comms_)
-    if (comm != world_) Nccl::get().ncclCommDestroy(comm);
+  if (!failure_.empty()) return;
+  for (const auto& [devices, comm] : comms_) Nccl::get().ncclCommDestroy(comm);
   Nccl::get().ncclCommDestroy(world_);
 }
 
-void NcclCommunicator::abort() {
-  if (isAborted_.exchange(true)) return;
-  for (const auto& [devices, comm] : comms_)
-    if (comm != world_) Nccl::get().ncclCommAbort(comm);
+std::string NcclCommunicator::failure() const {
+  std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void NcclCommunicator::abort(const std::string& why) {
+  std::lock_guard lock(mutex_);
+  if (!failure_.empty()) return;
+  failure_ = why.empty() ? "the collectives were given up" : why;
+  for (const auto& [devices, comm] : comms_) Nccl::get().ncclCommAbort(comm);
   Nccl::get().ncclCommAbort(world_);
 }
 
 void NcclCommunicator::fail(const std::string& error) {
   job_->fail(error);
-  abort();
+  abort(error);
 }
 
 std::string NcclCommunicator::trouble(double seconds) {
-  if (isAborted_) return "the collectives were given up";
-  for (const auto& [devices, comm] : comms_) {
-    ncclResult_t state = ncclSuccess;
-    if (Nccl::get().ncclCommGetAsyncError(comm, &state) != ncclSuccess || state == ncclSuccess ||
-        state == ncclInProgress)
-      continue;
-    const std::string error = std::string("NCCL: ") + Nccl::get().ncclGetErrorString(state);
-    fail(error);
-    return error;
+  std::string error;
+  {
+    std::lock_guard lock(mutex_);
+    if (!failure_.empty()) return failure_;
+    for (const auto& [devices, comm] : comms_) {
+      ncclResult_t state = ncclSuccess;
+      if (Nccl::get().ncclCommGetAsyncError(comm, &state) == ncclSuccess && state != ncclSuccess &&
+          state != ncclInProgress)
+        error = std::string("NCCL: ") + Nccl::get().ncclGetErrorString(state);
+    }
   }
-  if (seconds < timeoutSeconds_) return "";
-  const std::string error =
-      "other devices did not reach a collective within " + std::to_string(timeoutSeconds_) + " s";
+  if (error.empty()) {
+    if (const std::string told = job_->notice(); !told.empty()) {
+      abort(told);
+      return told;
+    }
+    if (seconds < timeoutSeconds_) return "";
+    char text[32];
+    std::snprintf(text, sizeof(text), "%g", timeoutSeconds_);
+    error = std::string("other devices did not reach a collective within ") + text + " s";
+  }
   fail(error);
   return error;
 }
@@ -105,6 +118,7 @@ ncclComm_t NcclCommunicator::commOf(const Group& group) {
   if (found != comms_.end()) return found->second;
   ncclComm_t comm = nullptr;
   LAZULI_NCCL(ncclCommSplit, world_, group.devices.front(), static_cast<int>(group.self), &comm, nullptr);
+  std::lock_guard lock(mutex_);
   comms_.emplace(group.devices, comm);
   return comm;
 }
@@ -140,7 +154,7 @@ void NcclCommunicator::waitFor(int64_t job) {
 }
 
 void NcclCommunicator::add(Call call) {
-  if (isAborted_) throw CollectiveError("the collectives were given up after an error");
+  if (const std::string why = failure(); !why.empty()) throw CollectiveError(why);
   calls_.push_back(std::move(call));
   if (inJob_) return;
   std::vector<Call> calls = std::move(calls_);

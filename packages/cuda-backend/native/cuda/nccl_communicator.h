@@ -15,8 +15,9 @@ namespace lazuli::cuda {
 /// NCCL's order, not the members'.
 class NcclCommunicator final : public DeviceCommunicator {
  public:
-  /// Called by every process of the job; `id` is the first one's.
-  NcclCommunicator(const Gpu& gpu, std::shared_ptr<MpiCommunicator> job, int devices, const ncclUniqueId& id,
+  /// Called by every device; `id` is the first one's. `job`: the devices' part on the host, which is told of
+  /// failures and tells of them.
+  NcclCommunicator(const Gpu& gpu, std::shared_ptr<Communicator> job, int devices, const ncclUniqueId& id,
                    double timeoutSeconds);
   ~NcclCommunicator() override;
 
@@ -30,6 +31,7 @@ class NcclCommunicator final : public DeviceCommunicator {
   void permute(const Meeting& meeting, const std::byte* from, std::byte* to, size_t bytes, int64_t source,
                std::span<const int64_t> targets) override;
   void fail(const std::string& error) override;
+  std::string notice() override { return job_->notice(); }
   void close() override { job_->close(); }
 
   void open(Stream& stream) override {
@@ -42,6 +44,7 @@ class NcclCommunicator final : public DeviceCommunicator {
   void waitFor(int64_t job) override;
 
   std::string trouble(double seconds) override;
+  std::string failure() const override;
 
  private:
   /// Work of one collective: what is done before, in, and after the group of NCCL calls.
@@ -53,9 +56,10 @@ class NcclCommunicator final : public DeviceCommunicator {
   ncclComm_t commOf(const Group& group);
   /// Memory for `bytes` of one collective; those of a job have different places.
   std::byte* scratch(size_t bytes);
-  void abort();
+  /// Gives up what is under way. `why` of the first call is what it failed with.
+  void abort(const std::string& why);
 
-  const std::shared_ptr<MpiCommunicator> job_;
+  const std::shared_ptr<Communicator> job_;
   const double timeoutSeconds_;
   CpuMemory memory_;
   struct Scratch {
@@ -67,7 +71,8 @@ class NcclCommunicator final : public DeviceCommunicator {
   size_t nextScratch_ = 0;
   ncclComm_t world_ = nullptr;
   std::map<std::vector<int>, ncclComm_t> comms_;
-  std::atomic<bool> isAborted_{false};
+  mutable std::mutex mutex_;  // of comms_ and failure_: another thread watches
+  std::string failure_;       // not empty: aborted
 
   StreamHandle besideHandle_;
   std::unique_ptr<Stream> beside_;

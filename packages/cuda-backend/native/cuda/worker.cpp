@@ -80,6 +80,7 @@ void CudaWorker::execute(const std::shared_ptr<DeviceRun>& run) {
   flight->fresh.resize(run->outputs.size());
   flight->result.startUs = clock_.us();
   attempt(*flight);
+  flight->result.launchedUs = clock_.us();
   land(flight);
 }
 
@@ -165,6 +166,13 @@ void CudaWorker::compute(Flight& flight) {
 void CudaWorker::finish(Flight& flight, const std::string& error) {
   RunResult& result = flight.result;
   const Executable& executable = *flight.run->executable;
+  const std::string self = place_.communicator ? "device " + std::to_string(place_.device) + ": " : "";
+  // Collectives that were given up end what was on the stream behind them, with nothing of use in it.
+  if (const std::string why = place_.communicator ? place_.communicator->failure() : "";
+      result.error.empty() && !why.empty()) {
+    result.error = self + why;
+    result.collective = true;
+  }
   if (result.error.empty() && !error.empty()) {
     result.error =
         "the GPU failed: " + error + "; open the device anew, in a new process where it fails again";
@@ -174,8 +182,7 @@ void CudaWorker::finish(Flight& flight, const std::string& error) {
   }
   if (result.error.empty() && flight.fault && flight.fault->set != 0) {
     const Step& step = executable.step(flight.fault->step);
-    result.error = (place_.communicator ? "device " + std::to_string(place_.device) + ": " : "") +
-                   step.made.kernel->faultText(*flight.fault);
+    result.error = self + step.made.kernel->faultText(*flight.fault);
     result.errorNode = step.node;
   }
   result.endUs = clock_.us();

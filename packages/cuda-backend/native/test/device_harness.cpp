@@ -170,6 +170,12 @@ class Gpu {
 
 #if LAZULI_HAVE_CUDA
 const cuda::Target& deviceTarget() { return Gpu::get().target(); }
+
+bool isEmulated() {
+  char name[256] = "";
+  LAZULI_CUDA(cuDeviceGetName, name, sizeof name, 0);
+  return std::strncmp(name, "emulated", 8) == 0;
+}
 #endif
 
 TestedEntry entryOf(Op op) {

@@ -25,8 +25,9 @@ struct TestedEntry {
 TestedEntry entryOf(Op op);
 
 #if LAZULI_HAVE_CUDA
-/// The GPU under test.
+/// The GPU under test, and whether it is the emulator.
 const cuda::Target& deviceTarget();
+bool isEmulated();
 #endif
 
 /// How a kernel is run, where the result must not depend on it.

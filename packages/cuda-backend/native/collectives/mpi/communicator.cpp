@@ -27,22 +27,52 @@ size_t roundDown(size_t bytes) { return std::max(kLine, bytes / kLine * kLine); 
 }  // namespace
 
 void MpiCommunicator::breakDown(const std::string& error, bool isOwn) {
-  job_.fail(error, isOwn);
+  {
+    std::lock_guard lock(mutex_);
+    job_.fail(error, isOwn);
+  }
   throw CollectiveError(error);
 }
 
+void MpiCommunicator::fail(const std::string& error) {
+  std::lock_guard lock(mutex_);
+  job_.fail(error, true);
+}
+
+std::string MpiCommunicator::notice() {
+  std::lock_guard lock(mutex_);
+  if (!job_.failure().empty()) return job_.failure();
+  char text[1024];
+  const int told = job_.api().notice(text, sizeof(text));
+  if (told == 0) return "";
+  job_.fail(told > 0 ? text : job_.api().error(), false);
+  return job_.failure();
+}
+
+/// Calls a function of MPI's, whose error ends the job.
+template <class Function>
+int MpiCommunicator::call(const std::string& label, Function function) {
+  std::string error;
+  {
+    std::lock_guard lock(mutex_);
+    const int result = function(job_.api());
+    if (result >= 0) return result;
+    error = job_.api().error();
+  }
+  breakDown(label.empty() ? error : label + ": " + error);
+}
+
 void MpiCommunicator::send(const std::byte* data, size_t bytes, int rank) {
-  if (job_.api().send(data, bytes, rank) < 0) breakDown(job_.api().error());
+  call("", [&](const LazuliMpiApi& api) { return api.send(data, bytes, rank); });
 }
 
 void MpiCommunicator::receive(std::byte* data, size_t bytes, int rank) {
-  if (job_.api().receive(data, bytes, rank) < 0) breakDown(job_.api().error());
+  call("", [&](const LazuliMpiApi& api) { return api.receive(data, bytes, rank); });
 }
 
 void MpiCommunicator::checkPeers(const std::string& label, steady_clock::time_point start) {
   char text[1024];
-  const int told = job_.api().notice(text, sizeof(text));
-  if (told < 0) breakDown(label + ": " + job_.api().error());
+  const int told = call(label, [&](const LazuliMpiApi& api) { return api.notice(text, sizeof(text)); });
   if (told > 0) breakDown(text, false);
   const std::string self = "device " + std::to_string(job_.rank()) + ": ";
   if (closed_) breakDown(self + "the device was closed");
@@ -50,17 +80,15 @@ void MpiCommunicator::checkPeers(const std::string& label, steady_clock::time_po
   if (steady_clock::now() - start < timeout_) return;
   char seconds[32];
   std::snprintf(seconds, sizeof(seconds), "%g", static_cast<double>(timeout_.count()) / 1000);
-  breakDown(label + ": rank " + std::to_string(job_.api().waitsFor()) + " did not answer within " + seconds +
-            " s");
+  const int missing = call(label, [](const LazuliMpiApi& api) { return api.waitsFor(); });
+  breakDown(label + ": rank " + std::to_string(missing) + " did not answer within " + seconds + " s");
 }
 
 void MpiCommunicator::finish(const std::string& label) {
   const auto start = steady_clock::now();
   while (true) {
     for (int i = 0; i < 16; i++) {
-      const int left = job_.api().poll();
-      if (left == 0) return;
-      if (left < 0) breakDown(label + ": " + job_.api().error());
+      if (call(label, [](const LazuliMpiApi& api) { return api.poll(); }) == 0) return;
     }
     checkPeers(label, start);
     if (isAwaited() && steady_clock::now() - start < kYields)

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <mutex>
 
 #include "collectives/communicator.h"
 #include "collectives/mpi/job.h"
@@ -26,7 +27,8 @@ class MpiCommunicator final : public Communicator {
                  Reduction reduction) override;
   void permute(const Meeting& meeting, const std::byte* from, std::byte* to, size_t bytes, int64_t source,
                std::span<const int64_t> targets) override;
-  void fail(const std::string& error) override { job_.fail(error, true); }
+  void fail(const std::string& error) override;
+  std::string notice() override;
   void close() override { closed_ = true; }
   void interrupt() override { isInterrupted_ = true; }
 
@@ -41,6 +43,8 @@ class MpiCommunicator final : public Communicator {
   /// Returns when all that was sent and received is done.
   void finish(const std::string& label);
   void checkPeers(const std::string& label, std::chrono::steady_clock::time_point start);
+  template <class Function>
+  int call(const std::string& label, Function function);
   [[noreturn]] void breakDown(const std::string& error, bool isOwn = true);
   void reducePart(const Meeting& meeting, const std::byte* from, std::byte* to, size_t elements,
                   Reduction reduction);
@@ -49,6 +53,7 @@ class MpiCommunicator final : public Communicator {
   std::byte* staging(size_t bytes);
 
   MpiJob& job_;
+  std::mutex mutex_;  // of MPI: what watches a GPU asks for notices beside the device's own thread
   const std::chrono::milliseconds timeout_;
   std::atomic<bool> closed_{false}, isInterrupted_{false};
   std::string refusal_;             // of the device's own thread

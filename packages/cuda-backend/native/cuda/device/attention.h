@@ -39,6 +39,25 @@ struct AttentionArgs {
   double scale;
 };
 
+/// A CUtensorMap, which only the driver and the GPU read.
+struct alignas(64) TensorMap {
+  unsigned char bytes[128];
+};
+/// Of the kernels for sm_90a: the operands that are loaded in boxes of kAttentionBox rows.
+struct AttentionBulkArgs {
+  TensorMap q, k, v, dout;  // dims: column, row, head, batch; dout of the gradient
+  AttentionArgs call;
+};
+inline constexpr int kAttentionBox = 64;
+/// Dynamic shared memory of their blocks: 128 rows of queries, two places for 128 keys and values; or 128
+/// rows of two operands, two places for 64 of two others, with two numbers a row; and barriers.
+constexpr int attentionBulkForwardBytes(int depth) { return (128 + 2 * 2 * 128) * depth * 2 + 128; }
+constexpr int attentionBulkBackwardBytes(int depth) {
+  return (2 * 128 + 2 * 2 * 64) * depth * 2 + 2 * 2 * 64 * 4 + 64;
+}
+/// Columns of a box: as many as one swizzled row of shared memory has, 128 or 64 bytes.
+constexpr int attentionBoxColumns(int depth) { return depth % 64 == 0 ? 64 : 32; }
+
 /// Rows of queries or keys in one pair of `queryRanges` or `keyRanges`.
 inline constexpr int kAttentionRange = 64;
 

@@ -104,6 +104,19 @@ struct SegmentFilter {
     }
     return tile < end ? tile : end;
   }
+  /// The same of tiles of several kAttentionRange rows, of `rows` in all.
+  template <int kRows>
+  LAZULI_DEVICE int nextOf(int tile, int end, int rows) const {
+    constexpr int kEach = kRows / kAttentionRange;
+    const int count = (rows + kAttentionRange - 1) / kAttentionRange;
+    for (; ranges && tile < end; ++tile) {
+      bool any = false;
+      for (int i = tile * kEach; i < min((tile + 1) * kEach, count); ++i)
+        any |= ranges[2 * i] <= highest && ranges[2 * i + 1] >= lowest;
+      if (any) break;
+    }
+    return tile < end ? tile : end;
+  }
 };
 LAZULI_DEVICE const int* rangesOf(const int* ranges, int batch, int rows) {
   return ranges

@@ -26,6 +26,9 @@ typedef uint64_t uintptr_t;
 /// A kernel of up to `threads` threads a block, whose one parameter is `args`, an Args given by value.
 #define LAZULI_KERNEL(name, Args, threads) \
   extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
+/// One of which a multiprocessor runs a block at a time: its threads may have all registers.
+#define LAZULI_KERNEL_ALONE(name, Args, threads) \
+  extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Args args)
 #define LAZULI_SHARED __shared__
 /// The block's dynamic shared memory.
 #define LAZULI_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]

@@ -263,6 +263,8 @@ CUresult cuCtxSetCurrent(CUcontext context) {
 }
 CUresult cuCtxSynchronize() {
   LAZULI_SIMT_LOCK;
+  LAZULI_SIMT_CHECK;
+  await(lock, [device = currentDevice()] { return isIdle(device); });
   return check();
 }
 
@@ -280,6 +282,9 @@ CUresult cuMemFree(CUdeviceptr address) {
   LAZULI_SIMT_LOCK;
   if (address == 0) return CUDA_SUCCESS;
   if (const CUresult bad = checkNotCapturing(); bad != CUDA_SUCCESS) return bad;
+  // As CUDA does: the GPU has nothing under way that might use it.
+  if (const auto found = state().memory.find(address); found != state().memory.end())
+    await(lock, [device = found->second.device] { return isIdle(device); });
   const CUresult released = release(address);
   return state().sticky != CUDA_SUCCESS ? state().sticky : released;
 }

@@ -5,6 +5,7 @@
 #include <cuda.h>
 
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -22,20 +23,36 @@ struct CUctx_st {
 
 namespace lazuli::simt {
 struct Capture;
-}
+
+/// What a stream does. `step` is asked until it gives true: false where it waits for other processes, as a
+/// collective does. `issue` is called when it is put on a stream.
+struct Work {
+  std::function<bool()> step;
+  std::function<void()> issue;
+};
+
+/// A place in a stream's work.
+struct Mark {
+  bool reached = false;
+  std::chrono::steady_clock::time_point at;
+};
+}  // namespace lazuli::simt
 
 struct CUgraph_st {
-  std::vector<std::function<void()>> work;
+  std::vector<lazuli::simt::Work> work;
 };
 struct CUgraphExec_st {
-  std::vector<std::function<void()>> work;
+  std::vector<lazuli::simt::Work> work;
 };
 struct CUstream_st {
+  int device = 0;
+  bool isDying = false;
+  std::deque<lazuli::simt::Work> pending;
   std::shared_ptr<lazuli::simt::Capture> capture;
 };
 struct CUevent_st {
-  bool timed = true, recorded = false;
-  std::chrono::steady_clock::time_point at;
+  bool timed = true;
+  std::shared_ptr<lazuli::simt::Mark> mark;      // of the last record
   std::weak_ptr<lazuli::simt::Capture> capture;  // that it was recorded in
 };
 
@@ -48,7 +65,7 @@ struct Capture {
   std::thread::id thread;
   bool broken = false;
   std::vector<CUstream_st*> streams;
-  std::vector<std::function<void()>> work;
+  std::vector<Work> work;
 };
 
 struct Allocation {
@@ -68,6 +85,7 @@ struct State {
   std::map<CUdeviceptr, Allocation> memory;
   size_t used[16] = {};
   CUstream_st defaultStream;
+  std::vector<CUstream_st*> streams;
   std::vector<std::shared_ptr<Capture>> captures;
 };
 /// Never destroyed: what uses CUDA may outlive this library's static objects.
@@ -83,23 +101,29 @@ CUresult check();
 /// Of an operation that CUDA forbids while a stream that it would wait for is being captured.
 CUresult checkNotCapturing();
 
-/// Does `work` now, or records it where the stream is being captured.
-template <class Work>
-CUresult enqueue(CUstream_st* stream, Work&& work) {
-  if (const CUresult bad = check(); bad != CUDA_SUCCESS) return bad;
-  if (!stream) stream = &state().defaultStream;
-  if (stream->capture)
-    stream->capture->work.emplace_back(std::forward<Work>(work));
-  else
-    work();
-  return CUDA_SUCCESS;
+/// Does the work now, behind what the stream waits for where it waits, or records it where the stream is
+/// being captured.
+CUresult put(CUstream_st* stream, Work work);
+template <class Body>
+CUresult enqueue(CUstream_st* stream, Body&& body) {
+  return put(stream, {[body = std::forward<Body>(body)] {
+                        body();
+                        return true;
+                      },
+                      nullptr});
 }
+/// Goes on with every stream as far as it comes.
+void advance();
+/// Returns when `over` holds or a fault has happened. `lock` is the state's.
+void await(std::unique_lock<std::recursive_mutex>& lock, const std::function<bool()>& over);
+/// Whether no stream of the device has anything to do.
+bool isIdle(int device);
 
 /// Whether all of it lies in one live allocation.
 bool isDevice(CUdeviceptr at, size_t bytes);
 
 }  // namespace lazuli::simt
 
-#define LAZULI_SIMT_LOCK std::lock_guard lock(::lazuli::simt::state().mutex)
+#define LAZULI_SIMT_LOCK std::unique_lock lock(::lazuli::simt::state().mutex)
 #define LAZULI_SIMT_CHECK \
   if (const CUresult bad = ::lazuli::simt::check(); bad != CUDA_SUCCESS) return bad

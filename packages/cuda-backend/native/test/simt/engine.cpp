@@ -67,8 +67,8 @@ struct Engine {
   unsigned current = 0, alive = 0;
   bool running = false, reversed = false;
   std::string error;
-  void* blockState = nullptr;
-  void (*releaseBlockState)(void*) = nullptr;
+  void* blockStates[kBlockStates] = {};
+  void (*releaseBlockState[kBlockStates])(void*) = {};
 
   Fiber* takeFiber() {
     if (spare.empty()) {
@@ -243,7 +243,8 @@ void runBlock(size_t sharedBytes) {
         engine.error = std::string(engine.kernel->name) + ": barrier " + std::to_string(i) +
                        " is left with threads that have come";
   }
-  if (engine.blockState) engine.releaseBlockState(std::exchange(engine.blockState, nullptr));
+  for (unsigned i = 0; i < kBlockStates; ++i)
+    if (engine.blockStates[i]) engine.releaseBlockState[i](std::exchange(engine.blockStates[i], nullptr));
 }
 
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
@@ -321,6 +322,7 @@ std::string launch(const Kernel& kernel, const Grid& grid, const void* args) {
   const Poison poison = sharedOf(kernel);
   const CatchSignals signals;
   here.blockSize = {grid.threads, 1, 1};
+  here.sharedBytes = grid.sharedBytes;
   here.grid = grid.blocks;
   const uint64_t count = uint64_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z;
   engine.running = true;
@@ -409,9 +411,9 @@ void waitUntil(bool (*ready)(void*), void* state, const char* what, int line) {
 }
 
 bool isReversed() { return engine.reversed; }
-void*& blockState(void (*release)(void*)) {
-  engine.releaseBlockState = release;
-  return engine.blockState;
+void*& blockState(unsigned which, void (*release)(void*)) {
+  engine.releaseBlockState[which] = release;
+  return engine.blockStates[which];
 }
 
 }  // namespace lazuli::simt

@@ -19,6 +19,7 @@ struct Index {
 struct Here {
   Index thread, block, blockSize, grid;
   unsigned char* shared;  // dynamic
+  size_t sharedBytes;
 };
 extern Here here;
 
@@ -51,7 +52,9 @@ int blockBarrier(unsigned id, unsigned threads, bool waits, int value, const cha
 void waitUntil(bool (*ready)(void* state), void* state, const char* what, int line);
 
 /// Something that lasts as long as the running block, null at first; `release` is called with it at the end.
-void*& blockState(void (*release)(void*));
+/// `which` of kBlockStates there are.
+void*& blockState(unsigned which, void (*release)(void*));
+inline constexpr unsigned kBlockStates = 3;
 
 /// LAZULI_SIMT_ORDER=reverse
 bool isReversed();

@@ -40,6 +40,7 @@ inline void touchShared() { sharedAnchor = 0xff; }
       {#name, sizeof(Args), threads, [](const void* args) { name##_body(*static_cast<const Args*>(args)); }, \
        ::lazuli::simt::touchShared});                                                                        \
   static void name##_body([[maybe_unused]] const Args& args)
+#define LAZULI_KERNEL_ALONE(name, Args, threads) LAZULI_KERNEL(name, Args, threads)
 /// Of one block at a time, and 0xff bytes when it starts. (thread_local, so that engine.cpp finds them all.)
 #define LAZULI_SHARED static thread_local
 /// Inside a function only.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "half.h"
 
 namespace lazuli::simt {
 namespace {
@@ -28,22 +29,6 @@ void loadTogether(void* const lanes[32]) {
       load.to[m] = low | static_cast<uint32_t>(high) << 16;
     }
   }
-}
-
-float decode(uint32_t bits, bool bfloat16) {
-  uint32_t word = bits << 16;
-  if (!bfloat16) {
-    const uint32_t magnitude = (bits & 0x7fffu) << 13;
-    float value;
-    std::memcpy(&value, &magnitude, 4);
-    value *= 0x1p112f;
-    std::memcpy(&word, &value, 4);
-    if (magnitude >= 0x0f800000u) word = magnitude | 0x7f800000u;
-    word |= (bits & 0x8000u) << 16;
-  }
-  float value;
-  std::memcpy(&value, &word, 4);
-  return value;
 }
 
 struct Product {
@@ -75,9 +60,9 @@ void multiplyTogether(void* const lanes[32]) {
     const int g = i / 4, t = i % 4 * 2;
     for (int half = 0; half < 2; ++half) {
       for (int r = 0; r < 4; ++r)
-        a[g + r % 2 * 8][t + r / 2 * 8 + half] = decode(lane.a[r] >> half * 16 & 0xffff, lane.bfloat16);
+        a[g + r % 2 * 8][t + r / 2 * 8 + half] = decodeHalf(lane.a[r] >> half * 16 & 0xffff, lane.bfloat16);
       for (int r = 0; r < 2; ++r)
-        b[t + r * 8 + half][g] = decode(lane.b[r] >> half * 16 & 0xffff, lane.bfloat16);
+        b[t + r * 8 + half][g] = decodeHalf(lane.b[r] >> half * 16 & 0xffff, lane.bfloat16);
     }
   }
   multiply(a, b, sums);
@@ -106,7 +91,7 @@ struct ThreadCopies {
 
 ThreadCopies& copies() {
   using All = std::vector<ThreadCopies>;
-  void*& state = blockState([](void* all) { delete static_cast<All*>(all); });
+  void*& state = blockState(0, [](void* all) { delete static_cast<All*>(all); });
   if (!state) state = new All(here.blockSize.x);
   return (*static_cast<All*>(state))[here.thread.x];
 }
