@@ -19,8 +19,9 @@ namespace {
 
 // Multiply-adds of a thread that is worth waking, by whether the library makes the product: ours take longer.
 constexpr double kWorthAThread = 2e6, kWorthAThreadOfOurs = 5e5;
-// Rows of a block, about. Of fewer, packing the weights for each takes longer than is saved; of more, the
-// blocks that threads have at a time are as large as all rows would be.
+// Rows of a block, about, which begins at a multiple of kRowUnit. Of fewer, packing the weights for each
+// takes longer than is saved; of more, the blocks that threads have at a time are as large as all rows would
+// be.
 constexpr int64_t kGoodRows = 256, kLeastRows = 32, kRowUnit = 16;
 // Our own products divide their columns too: they need as many rows for each thread.
 constexpr int64_t kLeastRowsOfOurs = 128;
