@@ -22,6 +22,8 @@ type Model = Pick<TrainBenchmark, "config" | "dtype">;
 interface Side {
   readonly step: () => Promise<void>;
   readonly steps: StepEvent[];
+  /** Processor time by call of `step`, of all threads, in microseconds: other processes disturb it least. */
+  readonly cpuUs: number[];
 }
 
 /** Makes a step in an engine of its own, whose programs are all compiled with LAZULI_FUSE_NORM as `fuses` says. */
@@ -29,13 +31,17 @@ async function makeSide(fuses: boolean, make: () => Promise<() => Promise<unknow
   const switched = async (run: () => Promise<unknown>): Promise<void> => {
     useEngine(own);
     process.env.LAZULI_FUSE_NORM = fuses ? "1" : "0";
+    const before = process.cpuUsage();
     await run();
+    const { user, system } = process.cpuUsage(before);
+    cpuUs.push(user + system);
   };
   const run = await make();
   const own = engine();
   const steps: StepEvent[] = [];
+  const cpuUs: number[] = [];
   own.events.step$.subscribe((event) => steps.push(event));
-  return { step: () => switched(run), steps };
+  return { step: () => switched(run), steps, cpuUs };
 }
 
 /** Logits of a batch, without gradients. */
@@ -64,7 +70,7 @@ async function makeTraining(model: Model): Promise<() => Promise<unknown>> {
 async function compareSides(
   make: () => Promise<() => Promise<unknown>>,
   { steps, warmup }: Pick<TrainBenchmark, "steps" | "warmup">,
-): Promise<{ fused: number; apart: number; ratio: number; arenas: [number, number] }> {
+): Promise<{ fused: number; apart: number; ratio: number; cpuRatio: number; arenas: [number, number] }> {
   const fused = await makeSide(true, make);
   const apart = await makeSide(false, make);
   for (let i = 0; i < warmup + steps; i++)
@@ -84,6 +90,7 @@ async function compareSides(
     fused: median(a),
     apart: median(b),
     ratio: median(a.map((value, i) => value / b[i])),
+    cpuRatio: median(fused.cpuUs.slice(-steps).map((value, i) => value / apart.cpuUs.slice(-steps)[i])),
     arenas: [round(arena(fused), 2), round(arena(apart), 2)],
   };
 }
@@ -97,10 +104,12 @@ export async function prologueBenchmark({ steps, warmup, ...model }: TrainBenchm
     forward_ms: round(forward.fused),
     forward_apart_ms: round(forward.apart),
     forward_ratio: round(forward.ratio, 3),
+    forward_cpu_ratio: round(forward.cpuRatio, 3),
     forward_arena_mb: forward.arenas,
     step_ms: round(training.fused),
     step_apart_ms: round(training.apart),
     step_ratio: round(training.ratio, 3),
+    step_cpu_ratio: round(training.cpuRatio, 3),
     step_arena_mb: training.arenas,
   };
 }

@@ -157,7 +157,8 @@ struct Lowered {
 };
 
 /// Views folded, elementwise chains and reductions fused, matmul epilogues chosen, library kernels made.
-/// LAZULI_FUSE=0 makes a kernel per node, to compare against.
+/// LAZULI_FUSE=0 makes a kernel per node, to compare against; LAZULI_FUSE_NORM=0 keeps norms
+/// apart from the products of their rows.
 Lowered lower(const Program& program, const KernelMaker& maker);
 inline Lowered lowerForCpu(const Program& program) { return lower(program, cpuKernels()); }
 

@@ -20,7 +20,7 @@ std::string dims(const Dims& shape) {
   return text.empty() ? "scalar" : text;
 }
 
-/// Whether norms are made with the products of their rows; LAZULI_FUSE_NORM=0 keeps them apart.
+/// Whether norms may be made with the products of their rows (kernel.h).
 bool fusesNorms() {
   const char* text = std::getenv("LAZULI_FUSE_NORM");
   return !text || std::string(text) != "0";

@@ -260,6 +260,8 @@ class Library final : public DnnlMatmul {
 
 }  // namespace
 
+bool DnnlMatmul::has(DType in) { return isSupported({in, in}); }
+
 std::unique_ptr<DnnlMatmul> DnnlMatmul::make(const DnnlProblem& problem, const MatmulShape& shape) {
   if (!isSupported(problem.types) || shape.batches() * shape.m * shape.n * shape.k == 0) return nullptr;
   if (!shape.a.isBlas(shape.m, shape.k) || !shape.b.isBlas(shape.n, shape.k)) return nullptr;
@@ -277,6 +279,8 @@ std::unique_ptr<DnnlMatmul> DnnlMatmul::make(const DnnlProblem& problem, const M
 }
 
 #else
+
+bool DnnlMatmul::has(DType) { return false; }
 
 std::unique_ptr<DnnlMatmul> DnnlMatmul::make(const DnnlProblem&, const MatmulShape&) { return nullptr; }
 

@@ -24,6 +24,8 @@ class DnnlMatmul {
   virtual void run(const void* a, const void* b, void* c, const GemmEpilogue& epilogue,
                    std::byte* scratch) const = 0;
 
+  /// Whether this build has fast products of this dtype.
+  static bool has(DType in);
   /// Null where this build has no oneDNN, or it has no fast way for these types or strides.
   static std::unique_ptr<DnnlMatmul> make(const DnnlProblem& problem, const MatmulShape& shape);
 };

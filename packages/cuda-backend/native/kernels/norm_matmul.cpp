@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kernels/convert.h"
 #include "kernels/matmul_layout.h"
+#include "kernels/matmul_onednn.h"
 #include "kernels/norm.h"
 #include "parallel.h"
 
@@ -15,12 +17,17 @@
 namespace lazuli {
 namespace {
 
-// Multiply-adds of a thread that is worth waking; with the second, a thread gets two blocks: one that the
-// system interrupts then holds up less (kernels/matmul_onednn.cpp divides products alike).
-constexpr double kWorthAThread = 2e6, kWorthTwoBlocks = 32e6;
-// Rows of a block: fewer, and packing the weights for each takes longer than is saved; more, and the blocks
-// that threads have at a time are as large as the rows would be. docs/performance.md has what was measured.
-constexpr int64_t kRowUnit = 16, kLeastRows = 32, kMostRows = 256;
+// Multiply-adds of a thread that is worth waking, by whether the library makes the product: ours take longer.
+constexpr double kWorthAThread = 2e6, kWorthAThreadOfOurs = 5e5;
+// Rows of a block, about, which begins at a multiple of kRowUnit. Of fewer, packing the weights for each
+// takes longer than is saved; of more, the blocks that threads have at a time are as large as all rows would
+// be.
+constexpr int64_t kGoodRows = 256, kLeastRows = 32, kRowUnit = 16;
+// Our own products divide their columns too: they need as many rows for each thread.
+constexpr int64_t kLeastRowsOfOurs = 128;
+// What is saved is a share of the product's time that falls with its columns, and no more than its noise of
+// these: of a vocabulary, say. Up to so many times the width it costs nothing, and memory is saved.
+constexpr int64_t kMostColumns = 4096, kMostWidths = 8;
 // Normalised rows that wait for their cast, in the first-level cache.
 constexpr int64_t kWideBytes = 16 << 10;
 
@@ -91,10 +98,12 @@ class NormMatmul final : public Kernel {
 
 void NormMatmul::divide(double work, size_t products) {
   const int64_t rows = norm_.x().count, units = ceilDiv(rows, kRowUnit);
-  const double used = std::clamp(std::floor(work / kWorthAThread), 1.0, static_cast<double>(threadCount()));
-  int64_t count = static_cast<int64_t>(used == 1 || work / used < kWorthTwoBlocks ? used : 2 * used);
-  count = std::clamp<int64_t>(count, ceilDiv(rows, kMostRows),
-                              std::max<int64_t>(1, units * kRowUnit / kLeastRows));
+  const double worth = DnnlMatmul::has(dtype_) ? kWorthAThread : kWorthAThreadOfOurs;
+  const double used = std::clamp(std::floor(work / worth), 1.0, static_cast<double>(threadCount()));
+  // As many for each thread.
+  const double each = std::max(1.0, std::round(static_cast<double>(rows) / (used * kGoodRows)));
+  int64_t count =
+      std::clamp<int64_t>(static_cast<int64_t>(used * each), 1, std::max<int64_t>(1, rows / kLeastRows));
   if (products == 0) count = ceilDiv(rows, norm_.x().grain());
   blocks_ = {0};
   for (int64_t i = 1; i <= count; i++) {
@@ -195,7 +204,10 @@ void NormMatmul::multiply(const KernelArgs& args, const Product& product, const 
 }  // namespace
 
 bool normMatmulPays(const NormMatmulSizes& sizes) {
-  return sizes.columns.empty() || sizes.rows >= kLeastRows;
+  if (sizes.columns.empty()) return true;
+  const int64_t least = DnnlMatmul::has(sizes.dtype) ? kLeastRows : kLeastRowsOfOurs * threadCount();
+  const int64_t columns = std::accumulate(sizes.columns.begin(), sizes.columns.end(), int64_t{0});
+  return sizes.rows >= least && columns <= std::max(kMostColumns, kMostWidths * sizes.width);
 }
 
 MadeKernel makeNormMatmul(const NormMatmulSpec& spec) {

@@ -187,7 +187,9 @@ void check(const Case& c, std::mt19937& random) {
   if (c.residual) residual = randomData(out, spec.out.elements(), random);
 
   MadeKernel made = makeMatmul(spec);
-  std::vector<std::byte> result(spec.out.bytes(), std::byte{0x5a}), scratch(made.scratchBytes + 64);
+  constexpr size_t kGuard = 512 << 10;
+  std::vector<std::byte> result(spec.out.bytes(), std::byte{0x5a}),
+      scratch(made.scratchBytes + 64 + kGuard, std::byte{0x77});
   std::vector<const std::byte*> reads{c.a.data.data(), c.b.data.data()};
   if (c.bias) reads.push_back(bias.data());
   if (c.residual) {
@@ -198,6 +200,9 @@ void check(const Case& c, std::mt19937& random) {
   std::byte* writes[] = {result.data()};
   std::byte* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
   made.kernel->run({reads.data(), writes, aligned});
+  ASSERT_EQ(std::count(aligned + made.scratchBytes, aligned + made.scratchBytes + kGuard, std::byte{0x77}),
+            static_cast<ptrdiff_t>(kGuard))
+      << made.label << " wrote past its scratch";
   if (spec.out.elements() == 0) return;
 
   const double unit = out == DType::bf16  ? 1.0 / 128
@@ -264,6 +269,14 @@ TEST(Matmul, ShapesAndTransposes) {
   for (DType dtype : kDTypesAll)
     for (const auto& s : shapes)
       for (int t = 0; t < 4; t++) check(plain(dtype, s[0], s[1], s[2], t & 1, t & 2, random), random);
+}
+
+TEST(Matmul, LongSumsOfARemainderOfRows) {
+  std::mt19937 random(9);
+  const ThreadCountScope two(2);
+  for (DType dtype : {DType::f64, DType::f16})
+    for (int64_t m : {25, 49})  // a last block of one row
+      check(plain(dtype, m, 16, 30000, false, true, random), random);
 }
 
 TEST(Matmul, Empty) {
