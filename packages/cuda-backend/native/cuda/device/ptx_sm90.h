@@ -52,16 +52,25 @@ LAZULI_DEVICE void arriveExpecting(Barrier* barrier, unsigned bytes) {
                : "memory");
 #endif
 }
-/// Until the phase of this parity has ended.
+/// Until the phase of this parity has ended. After ten seconds, far beyond any wait that ends, it is a fault
+/// that the host is told of, not a GPU that hangs. In one piece: branches around products make ptxas
+/// serialise them.
 LAZULI_DEVICE void waitFor(Barrier* barrier, unsigned parity) {
 #if defined(LAZULI_SIMT)
   simt::waitFor(barrier, parity, __builtin_LINE());
 #else
   asm volatile(
-      "{\n.reg .pred done;\n"
+      "{\n.reg .pred done, late;\n.reg .u64 start, now;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\n"
+      "mov.u64 start, %%globaltimer;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra over;\n"
+      "mov.u64 now, %%globaltimer;\n"
+      "sub.u64 now, now, start;\n"
+      "setp.gt.u64 late, now, 10000000000;\n"
+      "@late trap;\n"
       "bra again;\n"
       "over:\n}" ::"r"(sharedAddress(barrier)),
       "r"(parity)
