@@ -93,16 +93,16 @@ struct Split {
   int64_t length, piece;
 };
 
-// Multiply-adds. Pieces of less than the first leave threads idle for less time than they cost; with the
-// second, a thread gets two: one that the system interrupts then holds up less of the product.
-constexpr double kWorthAThread = 2e6, kWorthTwoPieces = 32e6;
+// Multiply-adds: pieces of less leave threads idle for less time than they cost.
+constexpr double kWorthAThread = 2e6;
 
-/// Columns are never divided: of rows that do not follow each other oneDNN's fast kernel makes none.
+/// One piece a thread, for each packs all of b where that is not rows of float32. Columns are never divided:
+/// of rows that do not follow each other oneDNN's fast kernel makes none.
 Split splitProduct(const MatmulShape& s) {
   const double work = static_cast<double>(s.batches()) * static_cast<double>(s.m) * static_cast<double>(s.n) *
                       static_cast<double>(s.k);
-  const double used = std::clamp(std::floor(work / kWorthAThread), 1.0, static_cast<double>(threadCount()));
-  const auto pieces = static_cast<int64_t>(used == 1 || work / used < kWorthTwoPieces ? used : 2 * used);
+  const auto pieces = static_cast<int64_t>(
+      std::clamp(std::floor(work / kWorthAThread), 1.0, static_cast<double>(threadCount())));
   const auto longest = std::max_element(s.batch.begin(), s.batch.end());
   if (longest != s.batch.end() && *longest >= pieces)
     return {static_cast<size_t>(longest - s.batch.begin()), *longest, (*longest + pieces - 1) / pieces};
