@@ -1,8 +1,9 @@
 // npm test: setup, then vitest, then the native tests. Arguments go to vitest (`npm test -- --watch`,
 // `npm test -- matmul`); with any, the native tests are left out.
-// LAZULI_TEST_REPORT=<folder> also writes vitest.json, native.json, native-cuda.json and native-cubin.json
-// there.
-import { spawnSync } from "node:child_process";
+// LAZULI_TEST_REPORT=<folder> also writes vitest.json, native.json, native-cuda-<n>.json and
+// native-cubin.json there.
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
@@ -25,9 +26,30 @@ function vitest(args) {
   return show(process.execPath, [cli, ...(watch ? [] : ["run"]), ...reporters, ...args]);
 }
 
+const nativeBinary = join(root, "build/lazuli_native_test");
+const nativeArgs = (name, args) => [
+  "--gtest_brief=1",
+  ...args,
+  ...(report ? [`--gtest_output=json:${join(report, `${name}.json`)}`] : []),
+];
+
 function nativeTest(name, args, env = {}) {
-  const output = report ? [`--gtest_output=json:${join(report, `${name}.json`)}`] : [];
-  return show(join(root, "build/lazuli_native_test"), ["--gtest_brief=1", ...args, ...output], env);
+  return show(nativeBinary, nativeArgs(name, args), env);
+}
+
+/** The tests divided among as many processes as there are processors: an emulated GPU runs on one. */
+async function nativeShards(name, args, env) {
+  const shards = Array.from({ length: Number(jobs) }, async (_, i) => {
+    const shard = { GTEST_TOTAL_SHARDS: jobs, GTEST_SHARD_INDEX: String(i) };
+    const child = spawn(nativeBinary, nativeArgs(`${name}-${i}`, args), {
+      cwd: root,
+      stdio: "inherit",
+      env: { ...process.env, ...env, ...shard },
+    });
+    const [code] = await once(child, "exit");
+    return code ?? 1;
+  });
+  return Math.max(...(await Promise.all(shards)));
 }
 
 const cache = () => readFileSync(join(root, "build/CMakeCache.txt"), "utf8");
@@ -62,7 +84,7 @@ async function nativeTests() {
   const cudaOnly = "CudaAttention CudaFused CudaMatmul CudaNccl Collective";
   const library = "Adamw Attention CrossEntropy Cumsum Index LinearCrossEntropy Norm Rope Softmax Sort";
   // Kernels once more: CUDA's, by the emulator; and the fused ones compiled by NVRTC.
-  const cuda = nativeTest("native-cuda", only(`${library} ${fused} ${cudaOnly}`), {
+  const cuda = await nativeShards("native-cuda", only(`${library} ${fused} ${cudaOnly}`), {
     LAZULI_TEST_DEVICE: "cuda",
     LAZULI_CUDA_PATH: emulator,
     LAZULI_SIMT_DEVICES: "8",
