@@ -137,4 +137,25 @@ describe.skipIf(!existsSync(emulator))("cuda on an emulated GPU", { timeout: 180
     const { out, err } = run(body);
     expect(out, err).toBe("RunError true\n10");
   });
+
+  it("tells what a kernel's fault leaves unusable, and the process goes on", () => {
+    const body = `
+      lazuli.configure({ device: "cuda" });
+      const rows = lazuli.ones([5, 64]);
+      console.log(await rows.sum().item());
+      for (const wanted of [() => rows.softmax(-1), () => rows.add(1), () => lazuli.tensor([1, 2]).mul(2)])
+        try { console.log(await wanted().array()); } catch (e) { console.log(e.constructor.name, /the GPU failed: .*LAUNCH_FAILED.*this process cannot use it any more/.test(e.message)); }
+      lazuli.configure({ device: "cpu" });
+      console.log(await lazuli.ones([3]).sum().item());`;
+    const { out, err } = run(body, { LAZULI_SIMT_FAULT: "softmax" });
+    expect(out, err).toBe("320\nRunError true\nRunError true\nRunError true\n3");
+    const named = run(
+      `lazuli.configure({ device: "cuda" });
+      try { await lazuli.ones([5, 64]).softmax(-1).array(); } catch (e) { console.log(e.message); }`,
+      { LAZULI_SIMT_FAULT: "softmax", LAZULI_CUDA_GRAPHS: "0", CUDA_LAUNCH_BLOCKING: "1" },
+    );
+    expect(named.out, named.err).toMatch(
+      /^\[softmax\] softmax float32 \[5, 64\]: .* seen by lazuli_softmax_whole_f32;/,
+    );
+  });
 });

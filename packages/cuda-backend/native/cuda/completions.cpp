@@ -17,11 +17,16 @@ Completions::~Completions() {
 }
 
 void Completions::add(std::function<void(const std::string& error)> tell) {
-  EventHandle event = makeEvent(false);
-  // A GPU that has failed records nothing any more; the wait then says what it failed with.
-  Driver::get().cuEventRecord(event.get(), stream_);
+  // A GPU that has failed makes and records none any more: what it failed with is told in its turn.
+  Piece piece{{}, {}, std::move(tell)};
+  try {
+    piece.event = makeEvent(false);
+    LAZULI_CUDA(cuEventRecord, piece.event.get(), stream_);
+  } catch (const CudaError& failure) {
+    piece.error = failure.what();
+  }
   std::unique_lock lock(mutex_);
-  pieces_.push_back({std::move(event), std::move(tell)});
+  pieces_.push_back(std::move(piece));
   changed_.notify_all();
   changed_.wait(lock, [this] { return pieces_.size() < most_; });
 }
@@ -58,7 +63,7 @@ void Completions::work() {
     pieces_.pop_front();
     isBusy_ = true;
     lock.unlock();
-    piece.tell(await(piece.event.get()));
+    piece.tell(piece.error.empty() ? await(piece.event.get()) : piece.error);
     piece = {};  // what it holds goes before others are told that it is done
     lock.lock();
     isBusy_ = false;

@@ -32,6 +32,7 @@ class Completions {
  private:
   struct Piece {
     EventHandle event;
+    std::string error;  // no event: what it ends with
     std::function<void(const std::string& error)> tell;
   };
   void work();

@@ -38,6 +38,26 @@ Driver open() {
   return driver;
 }
 
+/// After which the driver answers every call of the process alike: a kernel's fault, or the GPU's own.
+bool isFinal(CUresult result) {
+  switch (result) {
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+    case CUDA_ERROR_NVLINK_UNCORRECTABLE:
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_ASSERT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 const Driver& Driver::get() {
@@ -50,8 +70,12 @@ void Driver::check(CUresult result, const char* what) const {
   const char *name = nullptr, *text = nullptr;
   cuGetErrorName(result, &name);
   cuGetErrorString(result, &text);
-  throw CudaError(std::string(what) + ": " + (text ? text : "unknown error") + " (" +
-                      (name ? name : std::to_string(static_cast<int>(result))) + ")",
+  const std::string why = std::string(text ? text : "unknown error") + " (" +
+                          (name ? name : std::to_string(static_cast<int>(result))) + ")";
+  if (!isFinal(result)) throw CudaError(std::string(what) + ": " + why, result);
+  throw CudaError("the GPU failed: " + why + ", seen by " + what +
+                      "; this process cannot use it any more, and LAZULI_CUDA_GRAPHS=0 with "
+                      "CUDA_LAUNCH_BLOCKING=1 names the kernel in a new one",
                   result);
 }
 

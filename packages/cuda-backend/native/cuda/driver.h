@@ -40,7 +40,7 @@ struct Driver {
   /// Throws CudaError, saying what is missing: no libcuda, one that is too old, no GPU.
   static const Driver& get();
   /// Throws CudaError where `result` is none of success: "cuMemAlloc: out of memory
-  /// (CUDA_ERROR_OUT_OF_MEMORY)".
+  /// (CUDA_ERROR_OUT_OF_MEMORY)"; "the GPU failed: …" where no further call will do better.
   void check(CUresult result, const char* what) const;
 };
 

@@ -173,10 +173,7 @@ void CudaWorker::finish(Flight& flight, const std::string& error) {
     result.error = self + why;
     result.collective = true;
   }
-  if (result.error.empty() && !error.empty()) {
-    result.error =
-        "the GPU failed: " + error + "; open the device anew, in a new process where it fails again";
-  }
+  if (result.error.empty()) result.error = error;
   for (const auto& outcome : flight.inherited) {
     if (result.error.empty()) result.error = outcome->error;
   }
@@ -256,7 +253,7 @@ void CudaWorker::download(BufferId id, std::span<std::byte> target,
     completions_->add([staged, target, done, outcome = buffer.outcome](const std::string& error) {
       if (error.empty() && outcome && !outcome->error.empty()) return done(outcome->error);
       if (error.empty() && !target.empty()) std::memcpy(target.data(), staged->data(), target.size());
-      done(error.empty() ? "" : "the GPU failed: " + error);
+      done(error);
     });
   });
 }

@@ -58,7 +58,10 @@ void* openImage(const void* image) {
 CUresult launchNow(const Kernel& kernel, const Grid& grid, const void* args) {
   State& s = state();
   if (s.sticky != CUDA_SUCCESS) return s.sticky;
-  const std::string error = launch(kernel, grid, args);
+  static const char* const faulty = std::getenv("LAZULI_SIMT_FAULT");  // part of a kernel's name
+  const bool faults = faulty && std::string(kernel.name).find(faulty) != std::string::npos;
+  const std::string error =
+      faults ? std::string(kernel.name) + ": as LAZULI_SIMT_FAULT asks for" : launch(kernel, grid, args);
   if (error.empty()) return CUDA_SUCCESS;
   s.fault = error;
   s.sticky = CUDA_ERROR_LAUNCH_FAILED;
@@ -124,7 +127,11 @@ CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z,
       static_cast<char*>(std::aligned_alloc(64, (kernel.kernel.argsBytes + 63) / 64 * 64)), std::free);
   std::memcpy(args.get(), parameters[0], kernel.kernel.argsBytes);
   const Grid grid{{x, y, z}, threads, sharedBytes};
-  return enqueue(stream, [kernel = kernel.kernel, grid, args] { launchNow(kernel, grid, args.get()); });
+  const CUresult put =
+      enqueue(stream, [kernel = kernel.kernel, grid, args] { launchNow(kernel, grid, args.get()); });
+  static const bool isBlocking =
+      std::getenv("CUDA_LAUNCH_BLOCKING") != nullptr;  // tells a fault at its launch
+  return isBlocking && put == CUDA_SUCCESS ? check() : put;
 }
 
 CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address,
