@@ -58,12 +58,6 @@ struct Backward {
   }
 };
 
-LAZULI_DEVICE bool seesKey(const AttentionArgs& args, const Band& band, int batch, int query, int key) {
-  if (query >= args.queries || key >= args.keys || !band.has(query, key)) return false;
-  return !args.querySegments || __ldg(segmentsOf(args.querySegments, batch, args.queries) + query) ==
-                                    __ldg(segmentsOf(args.keySegments, batch, args.keys) + key);
-}
-
 /// Whether the queries and keys of these tiles all see each other.
 LAZULI_DEVICE bool allSee(const AttentionArgs& args, const Band& band, int query, int queries, int key,
                           int keys) {
@@ -170,13 +164,17 @@ LAZULI_DEVICE void keyGradients(const AttentionArgs& args, unsigned char* bytes)
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
           const int column = across + n * 8 + lane % 4 * 2 + c % 2;
-          float weight = exp2Fast(__fmaf_rn(s[n][c], scale, -lses[place][column]));
-          if (!whole && !seesKey(args, band, at.batch, query + column, first + row + lane / 4 + c / 2 * 8))
-            weight = 0;
-          s[n][c] = weight;
-          ds[n][c] = weight * (ds[n][c] - deltas[place][column]);
+          s[n][c] = exp2Fast(__fmaf_rn(s[n][c], scale, -lses[place][column]));
+          ds[n][c] -= deltas[place][column];
         }
       }
+      if (!whole)
+        hideUnseen<false>(s, 0, args, band, at.batch, computedAnew(first + row + lane / 4),
+                          computedAnew(query + across + lane % 4 * 2));
+#pragma unroll
+      for (int n = 0; n < kAcross / 8; ++n)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) ds[n][c] *= s[n][c];
       B::add(dv, s, dout, across);
       B::add(dk, ds, q, across);
       if constexpr (kAddsQueries) changes.put(ds, row, across / 8);
@@ -257,16 +255,15 @@ LAZULI_DEVICE void queryGradients(const AttentionArgs& args, unsigned char* byte
       B::dots(s, q, row, k, across);
       B::dots(ds, dout, row, v, across);
 #pragma unroll
-      for (int n = 0; n < kAcross / 8; ++n) {
+      for (int n = 0; n < kAcross / 8; ++n)
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          float weight = exp2Fast(__fmaf_rn(s[n][c], scale, -lse[c / 2]));
-          if (!whole && !seesKey(args, band, at.batch, first + row + lane / 4 + c / 2 * 8,
-                                 key + across + n * 8 + lane % 4 * 2 + c % 2))
-            weight = 0;
-          s[n][c] = weight * (ds[n][c] - delta[c / 2]);
-        }
-      }
+        for (int c = 0; c < 4; ++c) s[n][c] = exp2Fast(__fmaf_rn(s[n][c], scale, -lse[c / 2]));
+      if (!whole)
+        hideUnseen<true>(s, 0, args, band, at.batch, first + row + lane / 4, key + across + lane % 4 * 2);
+#pragma unroll
+      for (int n = 0; n < kAcross / 8; ++n)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) s[n][c] *= ds[n][c] - delta[c / 2];
       B::add(dq, s, k, across);
     }
     place = 1 - place;

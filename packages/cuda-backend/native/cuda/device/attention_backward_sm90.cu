@@ -72,11 +72,6 @@ LAZULI_DEVICE float exponentOf(float lse) {
   return lse == lowest<float>() ? -lowest<float>() : lse * kLog2OfE;
 }
 
-LAZULI_DEVICE bool seesKey(const AttentionArgs& args, const Band& band, int batch, int query, int key) {
-  if (query >= args.queries || key >= args.keys || !band.has(query, key)) return false;
-  return !args.querySegments || __ldg(segmentsOf(args.querySegments, batch, args.queries) + query) ==
-                                    __ldg(segmentsOf(args.keySegments, batch, args.keys) + key);
-}
 /// Whether the queries and keys of these tiles all see each other.
 LAZULI_DEVICE bool allSee(const AttentionArgs& args, const Band& band, int query, int key) {
   return query + kGroupRows <= args.queries && key + kGroupRows <= args.keys &&
@@ -193,15 +188,9 @@ LAZULI_DEVICE void keyGradients(const Places<T, kDepth>& places, const KeyWork& 
       for (int c = 0; c < 4; ++c)
         s[n][c] = exp2Fast(__fmaf_rn(s[n][c], scale, -(c % 2 ? exponents.y : exponents.x)));
     }
-    if (!whole) {
-      const int query = computedAnew(tile * kAcross + columnOfThread()),
-                key = computedAnew(first + rowOfThread());
-#pragma unroll
-      for (int n = 0; n < kAcross / 8; ++n)
-#pragma unroll
-        for (int c = 0; c < 4; ++c)
-          if (!seesKey(args, keys.band, keys.at.batch, query + n * 8 + c % 2, key + c / 2 * 8)) s[n][c] = 0;
-    }
+    if (!whole)
+      hideUnseen<false>(s, 0, args, keys.band, keys.at.batch, computedAnew(first + rowOfThread()),
+                        computedAnew(tile * kAcross + columnOfThread()));
     packWeights<T>(weights, s);
     awaitProducts<0>(ds);
     beginProducts();
@@ -336,15 +325,9 @@ LAZULI_DEVICE void queryGradients(const Places<T, kDepth>& places, const QueryWo
     for (int n = 0; n < kAcross / 8; ++n)
 #pragma unroll
       for (int c = 0; c < 4; ++c) s[n][c] = exp2Fast(__fmaf_rn(s[n][c], scale, -exponent[c / 2]));
-    if (!whole) {
-#pragma unroll
-      for (int n = 0; n < kAcross / 8; ++n)
-#pragma unroll
-        for (int c = 0; c < 4; ++c)
-          if (!seesKey(args, queries.band, queries.at.batch, first + rowOfThread() + c / 2 * 8,
-                       tile * kAcross + n * 8 + columnOfThread() + c % 2))
-            s[n][c] = 0;
-    }
+    if (!whole)
+      hideUnseen<true>(s, 0, args, queries.band, queries.at.batch, first + rowOfThread(),
+                       tile * kAcross + columnOfThread());
     awaitProducts<0>(ds);
 #pragma unroll
     for (int n = 0; n < kAcross / 8; ++n)

@@ -131,7 +131,12 @@ struct Forward {
       commitCopies();
       const bool allSeen = lastQuery + band.begin <= key && key + kKeys - 1 < first + band.end &&
                            key + kKeys <= args.keys && !args.keySegments;
-      if (!allSeen) hide(s, args, band, at.batch, first + row + lane / 4, key + lane % 4 * 2);
+      if (!allSeen) {
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h)
+          hideUnseen<true>(s[h], lowest<float>(), args, band, at.batch, first + row + h * 16 + lane / 4,
+                           key + lane % 4 * 2);
+      }
       weights(s, scale);
       addValues(s, v);
     }
@@ -155,30 +160,6 @@ struct Forward {
       }
       q.store(out[h], each[0], each[1], row + h * 16,
               static_cast<T*>(args.result) + (head * args.queries + first) * kDepth, args.queries - first);
-    }
-  }
-
-  LAZULI_DEVICE static void hide(float (&s)[kHalves][kKeys / 8][4], const AttentionArgs& args,
-                                 const Band& band, int batch, int query, int key) {
-    const int* querySegments = segmentsOf(args.querySegments, batch, args.queries);
-    const int* keySegments = segmentsOf(args.keySegments, batch, args.keys);
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int i = query + h * 16 + half * 8;
-        const int segment = querySegments && i < args.queries ? __ldg(querySegments + i) : 0;
-#pragma unroll
-        for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            const int j = key + n * 8 + c;
-            const bool seen =
-                j < args.keys && band.has(i, j) && (!keySegments || __ldg(keySegments + j) == segment);
-            if (!seen) s[h][n][2 * half + c] = lowest<float>();
-          }
-        }
-      }
     }
   }
 };

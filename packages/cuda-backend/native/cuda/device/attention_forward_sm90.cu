@@ -115,24 +115,9 @@ struct Forward {
     if (last + work.band.begin <= key && key + kKeys - 1 < first + work.band.end &&
         key + kKeys <= args.keys && !args.keySegments)
       return;
-    const int lane = threadIdx.x & 31;
-    const int* querySegments = segmentsOf(args.querySegments, work.at.batch, args.queries);
-    const int* keySegments = segmentsOf(args.keySegments, work.at.batch, args.keys);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int i = first + static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4 + half * 8;
-      const int segment = querySegments && i < args.queries ? __ldg(querySegments + i) : 0;
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const int j = key + n * 8 + lane % 4 * 2 + c;
-          const bool seen =
-              j < args.keys && work.band.has(i, j) && (!keySegments || __ldg(keySegments + j) == segment);
-          if (!seen) s[n][2 * half + c] = lowest<float>();
-        }
-      }
-    }
+    const int lane = threadIdx.x & 31, row = static_cast<int>(threadIdx.x) % 128 / 32 * 16;
+    hideUnseen<true>(s, lowest<float>(), args, work.band, work.at.batch, first + row + lane / 4,
+                     key + lane % 4 * 2);
   }
 
   LAZULI_DEVICE void consume(const Shared& shared, const Work& work, int group) {

@@ -110,6 +110,7 @@ struct SegmentFilter {
   /// The first tile of kRows from `tile` on that can, `end` where there is none.
   template <int kRows>
   LAZULI_DEVICE int next(int tile, int end) const {
+#pragma unroll 1
     while (ranges && tile < end) {
       const int* range = ranges + tile / (kAttentionRange / kRows) * 2;
       if (range[0] <= highest && range[1] >= lowest) break;
@@ -122,8 +123,10 @@ struct SegmentFilter {
   LAZULI_DEVICE int nextOf(int tile, int end, int rows) const {
     constexpr int kEach = kRows / kAttentionRange;
     const int count = (rows + kAttentionRange - 1) / kAttentionRange;
+#pragma unroll 1
     for (; ranges && tile < end; ++tile) {
       bool any = false;
+#pragma unroll 1
       for (int i = tile * kEach; i < min((tile + 1) * kEach, count); ++i)
         any |= ranges[2 * i] <= highest && ranges[2 * i + 1] >= lowest;
       if (any) break;
@@ -135,9 +138,6 @@ LAZULI_DEVICE const int* rangesOf(const int* ranges, int batch, int rows) {
   return ranges
              ? ranges + static_cast<long long>(batch) * ((rows + kAttentionRange - 1) / kAttentionRange) * 2
              : nullptr;
-}
-LAZULI_DEVICE const int* segmentsOf(const int* segments, int batch, int rows) {
-  return segments ? segments + static_cast<long long>(batch) * rows : nullptr;
 }
 
 inline constexpr float kLog2OfE = 1.44269504088896340736f, kLogOf2 = 0.693147180559945309417f;
