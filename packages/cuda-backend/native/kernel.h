@@ -114,6 +114,9 @@ class KernelMaker {
   virtual bool matmulAccepts(const MatmulSpec& spec, size_t operand) const = 0;
   /// Null where the device has no kernel for this op.
   virtual const KernelEntry* library(Op op) const = 0;
+  /// Whether parts of a fused kernel run side by side, so that reductions to one element each that do not
+  /// need each other are best made together: a gradient's norm is one such for every parameter.
+  virtual bool runsPartsTogether() const { return false; }
   /// Whether attention's kernels do ropes (kernels/attention.h).
   virtual bool attentionTurns() const { return false; }
   /// Whether a norm makes its rows for products of these sizes, block by block, and its cast with them

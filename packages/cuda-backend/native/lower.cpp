@@ -57,6 +57,7 @@ class Lowering {
       }
     }
     flush();
+    flushReductions();
     node_ = -1;
     for (ValueId output : program_.outputs) lowered_.outputs.push_back(inMemory(output));
     return std::move(lowered_);
@@ -68,9 +69,10 @@ class Lowering {
     const bool isNormUnit =
         unit.nodes.size() > 1 || fusion_.norms[static_cast<size_t>(unit.nodes[0])].cast >= 0;
     if (unit.role != Role::library || isNormUnit || readsOpen(node)) flush();
+    if (unit.role != Role::fused) flushReductions();
     switch (unit.role) {
       case Role::fused:
-        return addFused(emitFused(fusion_, unit), "fused", unit.space);
+        return addFused(unit);
       case Role::concat:
         return addFused(emitConcat(fusion_, unit), "concat", program_.type(node.results[0]).shape);
       case Role::matmul:
@@ -82,6 +84,55 @@ class Lowering {
 
   void push(MadeKernel made, std::vector<ValueId> reads, std::vector<ValueId> writes) {
     lowered_.steps.push_back({std::move(made), std::move(reads), std::move(writes), node_});
+  }
+
+  void addFused(const Unit& unit) {
+    FusedUnit made = emitFused(fusion_, unit);
+    const bool isReduction = maker_.runsPartsTogether() && isReductionToOne(made);
+    const auto isOpen = [&](ValueId read) {
+      const auto& writes = reductions_.unit.writes;
+      return std::find(writes.begin(), writes.end(), read) != writes.end();
+    };
+    if (!isReduction || std::any_of(made.reads.begin(), made.reads.end(), isOpen)) flushReductions();
+    if (!isReduction) return addFused(std::move(made), "fused", unit.space);
+    FusedUnit& all = reductions_.unit;
+    for (FusedSpec& part : made.parts) {
+      renumber(part, static_cast<uint32_t>(all.reads.size()), static_cast<uint32_t>(all.writes.size()));
+      all.parts.push_back(std::move(part));
+    }
+    all.reads.insert(all.reads.end(), made.reads.begin(), made.reads.end());
+    all.writes.insert(all.writes.end(), made.writes.begin(), made.writes.end());
+    reductions_.space = unit.space;
+    reductions_.node = node_;
+  }
+
+  static bool isReductionToOne(const FusedUnit& unit) {
+    return std::all_of(unit.parts.begin(), unit.parts.end(), [](const FusedSpec& part) {
+      return part.stores.empty() && !part.reduces.empty() &&
+             std::all_of(part.reduced.begin(), part.reduced.end(), [](bool reduced) { return reduced; });
+    });
+  }
+
+  /// The part's buffers as those from `reads` and `writes` on.
+  static void renumber(FusedSpec& part, uint32_t reads, uint32_t writes) {
+    for (FusedSpec::Value& value : part.values) {
+      value.read += reads;
+      if (value.first >= 0) value.first += static_cast<int>(reads);
+    }
+    for (FusedSpec::Store& store : part.stores) store.write += writes;
+    for (FusedSpec::Reduce& reduce : part.reduces) reduce.write += writes;
+  }
+
+  /// Makes one kernel of the reductions that are open.
+  void flushReductions() {
+    if (reductions_.unit.parts.empty()) return;
+    const Reductions open = std::move(reductions_);
+    reductions_ = {};
+    const size_t count = open.unit.parts.size();
+    const int64_t at = std::exchange(node_, open.node);
+    addFused(open.unit, count == 1 ? "fused" : "reductions",
+             count == 1 ? open.space : Dims{static_cast<int64_t>(count)});
+    node_ = at;
   }
 
   void addFused(FusedUnit unit, const char* label, const Dims& space) {
@@ -291,12 +342,20 @@ class Lowering {
     int64_t node = -1;
   };
 
+  /// Fused reductions that one kernel is to carry out.
+  struct Reductions {
+    FusedUnit unit;
+    Dims space;
+    int64_t node = -1;
+  };
+
   const Program& program_;
   const KernelMaker& maker_;
   KernelCache kernels_;
   Fusion fusion_;
   Lowered lowered_;
   Open open_;
+  Reductions reductions_;
   int64_t node_ = -1;
   std::map<std::vector<int64_t>, ValueId> copies_;
   std::map<ValueId, int64_t> started_;  // results of collectives that are only started: their buckets

@@ -48,13 +48,13 @@ class FusedKernel final : public Kernel {
   static void* address(const PrintedFused::Buffer& buffer, const KernelArgs& args) {
     switch (buffer.kind) {
       case PrintedFused::Buffer::Kind::read:
-        return const_cast<std::byte*>(args.reads[buffer.number]);
+        return const_cast<std::byte*>(args.reads[buffer.number]) + buffer.start;
       case PrintedFused::Buffer::Kind::write:
-        return args.writes[buffer.number];
+        return args.writes[buffer.number] + buffer.start;
       case PrintedFused::Buffer::Kind::scratch:
         break;
     }
-    return args.scratch;
+    return args.scratch + buffer.start;
   }
 
   const Ready& readyFor(const Target& target) const {

@@ -13,16 +13,38 @@ namespace {
 
 using Buffer = PrintedFused::Buffer;
 
+constexpr size_t kScratchAlignment = 256;
+
+/// One part of a fused group, printed.
+struct Part {
+  std::string description;
+  std::string head, body, join;  // what every function begins with; what the first and the second kernel does
+  std::vector<Buffer> buffers;   // args.at of both
+  FusedGrid::Kind kind = FusedGrid::Kind::nothing;
+  uint32_t x = 1, y = 1, threads = 256;  // the first kernel's grid
+  uint32_t joins = 0;                    // blocks of the second, of kJoinThreads; 0: there is none
+  size_t scratchBytes = 0;
+
+  /// Whether one kernel may do this and others. Squares and columns have much shared memory each.
+  bool isGrouped() const { return kind == FusedGrid::Kind::map || kind == FusedGrid::Kind::rows; }
+  bool does(const Part& other) const {
+    return body == other.body && join == other.join && x == other.x && y == other.y;
+  }
+};
+constexpr uint32_t kJoinThreads = 256;
+
 /// One part's kernels.
+
 class PartPrinter {
  public:
-  PartPrinter(const FusedGrid& grid, std::string name)
-      : grid_(grid), w_(grid), reductions_(grid, w_), name_(std::move(name)) {}
+  explicit PartPrinter(const FusedGrid& grid) : grid_(grid), w_(grid), reductions_(grid, w_) {}
 
-  void print(PrintedFused& printed) {
+  Part print() {
+    Part part;
+    part.kind = grid_.kind;
     switch (grid_.kind) {
       case FusedGrid::Kind::nothing:
-        return;
+        return part;
       case FusedGrid::Kind::map:
         printMap();
         break;
@@ -36,36 +58,24 @@ class PartPrinter {
         reductions_.columns();
         break;
     }
-    const std::string body = w_.text();
-    if (grid_.pieces > 1) reductions_.join();
-    const std::string second = grid_.pieces > 1 ? w_.text().substr(body.size()) : "";
-    std::string text = "// " + describe(grid_.plan.spec) + "\n";
-    text += "struct Args" + name_ + numbered(" {\n  void* at[", std::max<size_t>(w_.buffers().size(), 1)) +
-            "];\n};\n";
-    text += kernelHead(name_, grid_.threads) + body + "}\n";
-    PrintedFused::Launch launch{"lazuli_@_" + name_, static_cast<uint32_t>(grid_.blocks),
-                                static_cast<uint32_t>(grid_.pieces), static_cast<uint32_t>(grid_.threads),
-                                w_.buffers()};
-    printed.launches.push_back(launch);
+    part.description = describe(grid_.plan.spec);
+    part.head = grid_.wideIndex ? "  using I = int64_t;\n  using N = uint64_t;\n"
+                                : "  using I = int32_t;\n  using N = uint32_t;\n";
+    part.body = w_.text();
+    part.x = static_cast<uint32_t>(grid_.blocks);
+    part.y = static_cast<uint32_t>(grid_.pieces);
+    part.threads = static_cast<uint32_t>(grid_.threads);
     if (grid_.pieces > 1) {
-      text += kernelHead(name_ + "_join", 256) + second + "}\n";
-      launch.kernel += "_join";
-      launch.x = static_cast<uint32_t>((grid_.outputs() - 1) / 32 + 1);
-      launch.y = 1;
-      launch.threads = 256;
-      printed.launches.push_back(launch);
-      printed.scratchBytes = std::max(printed.scratchBytes, reductions_.scratchBytes());
+      reductions_.join();
+      part.join = w_.text().substr(part.body.size());
+      part.joins = static_cast<uint32_t>((grid_.outputs() - 1) / 32 + 1);
+      part.scratchBytes = reductions_.scratchBytes();
     }
-    printed.source += text;
+    part.buffers = w_.buffers();
+    return part;
   }
 
  private:
-  std::string kernelHead(const std::string& name, int threads) const {
-    return "LAZULI_KERNEL(lazuli_@_" + name + ", Args" + name_ + numbered(", ", threads) + ") {\n" +
-           (grid_.wideIndex ? "  using I = int64_t;\n  using N = uint64_t;\n"
-                            : "  using I = int32_t;\n  using N = uint32_t;\n");
-  }
-
   size_t dims() const { return grid_.plan.extents.size(); }
 
   void printMap() {
@@ -73,7 +83,7 @@ class PartPrinter {
     const int64_t perBlock = int64_t{grid_.threads} * grid_.unroll;
     const bool whole = vectors % perBlock == 0;
     w_.declare();
-    w_.line(numbered("const N base = static_cast<N>(blockIdx.x) * ", perBlock) + "u + threadIdx.x;");
+    w_.line(numbered("const N base = static_cast<N>(block.x) * ", perBlock) + "u + threadIdx.x;");
     const auto point = [&] {
       w_.line(numbered("const N at = base + u * ", grid_.threads) + ";");
       if (!whole) w_.open("if (at < " + w_.count(vectors) + ")");
@@ -99,7 +109,7 @@ class PartPrinter {
     const int step = grid_.threads / kSquare;
     w_.declare();
     w_.line("const I x = threadIdx.x % 32, y = threadIdx.x / 32;");
-    w_.line("const N square = blockIdx.x;");
+    w_.line("const N square = block.x;");
     w_.line("const I column = static_cast<I>(square % " + w_.count(acrossColumns) + ") * 32;");
     w_.line("const N squareRow = square / " + w_.count(acrossColumns) + ";");
     w_.line("const I row = static_cast<I>(squareRow % " + w_.count(acrossRows) + ") * 32;");
@@ -146,7 +156,105 @@ class PartPrinter {
   const FusedGrid& grid_;
   FusedWriter w_;
   ReductionWriter reductions_;
+};
+
+/// The kernels of parts that run side by side: parts that do the same to other buffers have one function,
+/// and a block finds its part by its number.
+class GroupPrinter {
+ public:
+  GroupPrinter(PrintedFused& printed, std::string name) : printed_(printed), name_(std::move(name)) {}
+
+  void add(const Part& part) {
+    auto kind = std::find_if(kinds_.begin(), kinds_.end(),
+                             [&](const auto& parts) { return parts.front()->does(part); });
+    if (kind == kinds_.end())
+      kinds_.push_back({&part});
+    else
+      kind->push_back(&part);
+    buffers_ += part.buffers.size();
+    blocks_ += uint64_t{part.x} * part.y;
+  }
+  bool takes(const Part& part) const {
+    return kinds_.empty() ||
+           (part.isGrouped() && kinds_[0][0]->isGrouped() && part.threads == kinds_[0][0]->threads &&
+            buffers_ + part.buffers.size() <= kMostBuffers &&
+            blocks_ + uint64_t{part.x} * part.y <= INT32_MAX);
+  }
+
+  void print() {
+    printed_.source +=
+        "struct Args" + name_ + numbered(" {\n  void* at[", std::max<size_t>(buffers_, 1)) + "];\n};\n";
+    if (kinds_.size() == 1 && kinds_[0].size() == 1) {
+      const Part& part = *kinds_[0][0];
+      printed_.source += "// " + part.description + "\n";
+      alone(part, part.body, name_, {part.x, part.y}, part.threads);
+      if (part.joins > 0) alone(part, part.join, name_ + "_join", {part.joins, 1}, kJoinThreads);
+      return;
+    }
+    together(false, name_, kinds_[0][0]->threads);
+    const auto joins = [](const auto& parts) { return parts.front()->joins > 0; };
+    if (std::any_of(kinds_.begin(), kinds_.end(), joins)) together(true, name_ + "_join", kJoinThreads);
+  }
+
+ private:
+  struct Blocks {
+    uint32_t x, y;
+  };
+
+  void head(const std::string& name, uint32_t threads) {
+    printed_.source +=
+        "LAZULI_KERNEL(lazuli_@_" + name + ", Args" + name_ + numbered(", ", threads) + ") {\n";
+  }
+  void launch(const std::string& name, Blocks blocks, uint32_t threads, std::vector<Buffer> buffers) {
+    printed_.source += "}\n";
+    printed_.launches.push_back({"lazuli_@_" + name, blocks.x, blocks.y, threads, std::move(buffers)});
+  }
+
+  void alone(const Part& part, const std::string& body, const std::string& name, Blocks blocks,
+             uint32_t threads) {
+    head(name, threads);
+    printed_.source += part.head + "  const Block block{blockIdx.x, blockIdx.y};\n" + body;
+    launch(name, blocks, threads, part.buffers);
+  }
+
+  void together(bool joins, const std::string& name, uint32_t threads) {
+    std::string& text = printed_.source;
+    std::string branches;
+    std::vector<Buffer> buffers;
+    uint32_t all = 0;
+    for (size_t k = 0; k < kinds_.size(); k++) {
+      const Part& part = *kinds_[k][0];
+      const size_t count = part.buffers.size(), begin = buffers.size();
+      for (const Part* each : kinds_[k])
+        buffers.insert(buffers.end(), each->buffers.begin(), each->buffers.end());
+      if (joins && part.joins == 0) continue;
+      const std::string function = name + numbered("_", static_cast<int64_t>(k));
+      text += "// " + std::to_string(kinds_[k].size()) + " x " + part.description + "\n";
+      text += "struct Part" + function + numbered(" {\n  void* at[", std::max<size_t>(count, 1)) + "];\n};\n";
+      text += "LAZULI_DEVICE void part" + function + "(const Part" + function +
+              "& args, [[maybe_unused]] const Block& block) {\n" + part.head +
+              (joins ? part.join : part.body) + "}\n";
+      const Blocks grid = joins ? Blocks{part.joins, 1} : Blocks{part.x, part.y};
+      const uint32_t each = grid.x * grid.y, blocks = each * static_cast<uint32_t>(kinds_[k].size());
+      branches += numbered("  if (at < ", blocks) + numbered("u) {\n    const uint32_t part = at / ", each) +
+                  numbered("u, block = at % ", each) + "u;\n    const Part" + function + " mine{{";
+      for (size_t i = 0; i < count; i++)
+        branches += (i > 0 ? ", " : "") + numbered("args.at[", static_cast<int64_t>(begin + i)) +
+                    numbered(" + part * ", static_cast<int64_t>(count)) + "]";
+      branches += "}};\n    return part" + function + numbered("(mine, {block % ", grid.x) +
+                  numbered("u, block / ", grid.x) + "u});\n  }\n" + numbered("  at -= ", blocks) + "u;\n";
+      all += blocks;
+    }
+    head(name, threads);
+    text += "  uint32_t at = blockIdx.x;\n" + branches;
+    launch(name, {all, 1}, threads, std::move(buffers));
+  }
+
+  PrintedFused& printed_;
   std::string name_;
+  std::vector<std::vector<const Part*>> kinds_;  // parts that do the same
+  size_t buffers_ = 0;
+  uint64_t blocks_ = 0;
 };
 
 void replaceAll(std::string& text, char mark, const std::string& by) {
@@ -157,9 +265,29 @@ void replaceAll(std::string& text, char mark, const std::string& by) {
 
 }  // namespace
 
-PrintedFused printFused(const std::vector<FusedSpec>& parts) {
+PrintedFused printFused(const std::vector<FusedSpec>& specs) {
   PrintedFused printed;
-  for (size_t i = 0; i < parts.size(); i++) PartPrinter(planGrid(parts[i]), std::to_string(i)).print(printed);
+  std::vector<Part> parts;
+  for (const FusedSpec& spec : specs) {
+    Part part = PartPrinter(planGrid(spec)).print();
+    if (part.kind == FusedGrid::Kind::nothing) continue;
+    for (Buffer& buffer : part.buffers)
+      if (buffer.kind == Buffer::Kind::scratch) buffer.start = static_cast<int64_t>(printed.scratchBytes);
+    printed.scratchBytes +=
+        (part.scratchBytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
+    parts.push_back(std::move(part));
+  }
+  std::vector<GroupPrinter> groups;
+  for (const Part& part : parts) {
+    auto group =
+        std::find_if(groups.begin(), groups.end(), [&](const auto& other) { return other.takes(part); });
+    if (group == groups.end()) {
+      groups.emplace_back(printed, std::to_string(groups.size()));
+      group = std::prev(groups.end());
+    }
+    group->add(part);
+  }
+  for (GroupPrinter& group : groups) group.print();
   if (printed.launches.empty()) return printed;
   char hash[20];
   std::snprintf(hash, sizeof hash, "%016llx",

@@ -107,7 +107,7 @@ std::string ReductionWriter::partial(size_t k) {
 void ReductionWriter::writeTotal(size_t k, const std::string& state, const std::string& offset) {
   const std::string s = std::to_string(k);
   if (grid_.pieces > 1) {
-    w_.line(partial(k) + "[static_cast<N>(blockIdx.y) * " + w_.count(grid_.outputs()) + " + " + offset +
+    w_.line(partial(k) + "[static_cast<N>(block.y) * " + w_.count(grid_.outputs()) + " + " + offset +
             "] = " + state + ";");
     return;
   }
@@ -140,13 +140,13 @@ void ReductionWriter::rows() {
   const bool block = grid_.lanes > 32;
   w_.declareInvariant();
   w_.line(numbered("const N lane = threadIdx.x % ", grid_.lanes) + ";");
-  w_.line(numbered("const N row = static_cast<N>(blockIdx.x) * ", rowsPerBlock) + " + threadIdx.x / " +
+  w_.line(numbered("const N row = static_cast<N>(block.x) * ", rowsPerBlock) + " + threadIdx.x / " +
           std::to_string(grid_.lanes) + ";");
   const bool whole = shape.outer % rowsPerBlock == 0;
   w_.coordinates("row", dimRange(0, outerDims), 1);
   declareStates();
   if (vectors > 0) {
-    w_.line("const N begin = static_cast<N>(blockIdx.y) * " + w_.count(grid_.length) + ";");
+    w_.line("const N begin = static_cast<N>(block.y) * " + w_.count(grid_.length) + ";");
     std::string end = grid_.pieces == 1
                           ? w_.count(vectors)
                           : "(" + w_.count(vectors) + " - begin < " + w_.count(grid_.length) + " ? " +
@@ -198,18 +198,18 @@ void ReductionWriter::columns() {
   const int rows = grid_.threads / grid_.lanes, wide = grid_.lanes * grid_.vector;
   const std::string lanes = std::to_string(grid_.lanes);
   w_.declareInvariant();
-  w_.line("const N column = static_cast<N>(blockIdx.x) % " + w_.count(panels) + " * " + lanes +
+  w_.line("const N column = static_cast<N>(block.x) % " + w_.count(panels) + " * " + lanes +
           " + threadIdx.x % " + lanes + ";");
   w_.line("const N lane = threadIdx.x / " + lanes + ";");
   if (outerDims > 0) {
-    w_.line("const N outer = static_cast<N>(blockIdx.x) / " + w_.count(panels) + ";");
+    w_.line("const N outer = static_cast<N>(block.x) / " + w_.count(panels) + ";");
     w_.coordinates("outer", dimRange(0, outerDims), 1);
   }
   w_.coordinates("column", dimRange(reducedEnd, dims()));
   declareStates();
   if (shape.reduced > 0) {
     const std::string reduced = w_.count(shape.reduced), length = w_.count(grid_.length);
-    w_.line("const N begin = static_cast<N>(blockIdx.y) * " + length + ";");
+    w_.line("const N begin = static_cast<N>(block.y) * " + length + ";");
     std::string end = grid_.pieces == 1 ? reduced
                                         : "(" + reduced + " - begin < " + length + " ? " + reduced +
                                               " : begin + " + length + ")";
@@ -232,7 +232,7 @@ void ReductionWriter::columns() {
             ");");
     w_.open(numbered("for (int c = static_cast<int>(threadIdx.x); c < ", wide) +
             numbered("; c += ", grid_.threads) + ")");
-    w_.line("const N inner = static_cast<N>(blockIdx.x) % " + w_.count(panels) + numbered(" * ", wide) +
+    w_.line("const N inner = static_cast<N>(block.x) % " + w_.count(panels) + numbered(" * ", wide) +
             " + c % " + lanes + numbered(" * ", grid_.vector) + " + c / " + lanes + ";");
     w_.open("if (inner < " + w_.count(shape.inner) + ")");
     writeTotal(k, "m" + s + "[c]", outerOffset() + numbered(" + inner * ", shape.innerStride));
@@ -256,7 +256,7 @@ void ReductionWriter::join() {
             ">>::Type;");
     w_.line("joinPieces<Total" + s + ", " + resultLane(k) + ", " + type + ", N>(" + partial(k) +
             numbered(", ", grid_.pieces) + ", " + w_.count(grid_.outputs()) + ", static_cast<" + type +
-            "*>(" + w_.buffer({Buffer::Kind::write, reduces()[k].write}) + "));");
+            "*>(" + w_.buffer({Buffer::Kind::write, reduces()[k].write}) + "), block.x);");
   }
 }
 

@@ -91,8 +91,7 @@ std::string FusedWriter::count(int64_t number) const { return str(number) + (gri
 
 std::string FusedWriter::buffer(const PrintedFused::Buffer& buffer) {
   size_t at = 0;
-  while (at < buffers_.size() && (buffers_[at].kind != buffer.kind || buffers_[at].number != buffer.number))
-    at++;
+  while (at < buffers_.size() && buffers_[at] != buffer) at++;
   if (at == buffers_.size()) buffers_.push_back(buffer);
   return numbered("args.at[", at) + "]";
 }
@@ -132,7 +131,7 @@ void FusedWriter::declareInvariant() {
     if (value.kind == Value::Kind::load) {
       const std::string type = std::string("const ") + memory(access(number).dtype) + "*";
       line(type + " const " + numbered("a", number) + " = static_cast<" + type + ">(" +
-           buffer({Buffer::Kind::read, value.read}) + ") + " + str(access(number).offset) + ";");
+           buffer({Buffer::Kind::read, value.read, startOf(number)}) + ");");
       if (how(number).kind == AccessKind::invariant)
         line(std::string("const ") + lane(value.lane) + " " + numbered("c", number) + " = laneOf(*" +
              numbered("a", number) + ");");
@@ -151,7 +150,7 @@ void FusedWriter::declareInvariant() {
     const int number = grid_.storeAccess[k];
     const std::string type = std::string(memory(access(number).dtype)) + "*";
     line(type + " const " + numbered("a", number) + " = static_cast<" + type + ">(" +
-         buffer({Buffer::Kind::write, spec.stores[k].write}) + numbered(") + ", access(number).offset) + ";");
+         buffer({Buffer::Kind::write, spec.stores[k].write, startOf(number)}) + ");");
   }
   for (size_t number = 0; number < grid_.accesses.size(); number++)
     if (grid_.accesses[number].kind == AccessKind::turned)

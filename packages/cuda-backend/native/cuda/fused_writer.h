@@ -65,6 +65,10 @@ class FusedWriter {
   bool isLoad(size_t value) const {
     return live_[value] && grid_.plan.spec.values[value].kind == Value::Kind::load;
   }
+  /// Where the elements of an access begin in their buffer, in bytes.
+  int64_t startOf(int number) const {
+    return access(number).offset * static_cast<int64_t>(sizeBytes(access(number).dtype));
+  }
   std::string vectorType(int number) const;
   std::string offset(int number) const;
   std::string window(int number, size_t dim, const std::string& at) const;

@@ -80,6 +80,7 @@ class CudaKernels final : public KernelMaker {
 
   const char* device() const override { return "CUDA"; }
   MadeKernel fused(std::vector<FusedSpec> parts) const override { return cuda::makeFused(std::move(parts)); }
+  bool runsPartsTogether() const override { return true; }
   MadeKernel matmul(const MatmulSpec& spec) const override { return cuda::makeMatmul(spec); }
   bool matmulAccepts(const MatmulSpec& spec, size_t operand) const override {
     return cuda::matmulAccepts(spec, operand);

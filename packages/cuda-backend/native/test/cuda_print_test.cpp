@@ -112,6 +112,61 @@ TEST(CudaPrint, EqualGroupsAreOneSource) {
   EXPECT_EQ(cuda::fusedSource(*first.steps[0].made.kernel), cuda::fusedSource(*second.steps[0].made.kernel));
 }
 
+size_t count(const std::string& text, const std::string& part) {
+  size_t times = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) times++;
+  return times;
+}
+
+/// A gradient's norm: sums of squares of many sizes, joined, in two kernels, the first of which has a
+/// function for each size; their results are brought together by one.
+TEST(CudaPrint, ReductionsToOneElementShareKernels) {
+  ProgramBuilder builder;
+  const std::vector<Dims> shapes = {{768, 3, 256}, {768}, {768, 3, 256}, {5, 7}, {768}, {768, 3, 256}};
+  std::vector<Array> inputs;
+  std::vector<ValueId> values, sums;
+  for (const Dims& shape : shapes) {
+    inputs.push_back(Array::random(DType::f32, shape, inputs.size() + 1));
+    values.push_back(builder.input(DType::f32, shape));
+  }
+  for (const ValueId x : values) {
+    Dims dims;
+    for (size_t dim = 0; dim < builder.shape(x).size(); dim++) dims.push_back(static_cast<int64_t>(dim));
+    const ValueId sum = builder.reduce(Op::sum, builder.elementwise(Op::square, {x}), dims);
+    sums.push_back(builder.reshape(sum, {1}));
+  }
+  const ValueId all = builder.concat(sums, 0);
+  builder.output(all);
+  builder.output(builder.reduce(Op::sum, all, {0}));
+  const Lowered lowered = lower(builder.program, fusedByCuda());
+  ASSERT_EQ(lowered.steps.size(), 3u) << describe(lowered);  // the sums, the concat, its sum
+  const auto text = [&](size_t step) { return cuda::fusedSource(*lowered.steps[step].made.kernel)->text(); };
+  // By size: blocks of 256 and of 512 threads, and those that join the pieces of the large ones.
+  EXPECT_EQ(count(text(0), "LAZULI_KERNEL("), 3u) << text(0);
+  EXPECT_EQ(count(text(0), "LAZULI_DEVICE void part"), 4u) << text(0);
+  EXPECT_TRUE(has(text(0), "// 3 x out0 = sum(square(in0))")) << text(0);
+  EXPECT_TRUE(has(text(0), "// 2 x out1 = sum(square(in1))")) << text(0);
+  EXPECT_EQ(count(text(1), "LAZULI_KERNEL("), 1u) << text(1);
+  EXPECT_EQ(count(text(1), "LAZULI_DEVICE void part"), 1u) << text(1);
+  expectCompiles({builder.program}, 3);
+  expectReference(builder.program, inputs, 1e-6, 1);
+}
+
+/// One that needs another, or that anything in between needs, is not made together with it.
+TEST(CudaPrint, ReductionsThatNeedEachOtherAreApart) {
+  ProgramBuilder builder;
+  const ValueId x = builder.input(DType::f32, {40, 50}), y = builder.input(DType::f32, {40, 50});
+  const ValueId first = builder.reduce(Op::sum, x, {0, 1});
+  const ValueId second =
+      builder.reduce(Op::max, builder.elementwise(Op::mul, {y, builder.broadcast(first, {40, 50})}), {0, 1});
+  const ValueId third = builder.reduce(Op::sum, y, {0, 1});
+  for (ValueId output : {first, second, third}) builder.output(output);
+  const Lowered lowered = lower(builder.program, fusedByCuda());
+  EXPECT_EQ(lowered.steps.size(), 2u) << describe(lowered);
+  expectReference(builder.program,
+                  {Array::random(DType::f32, {40, 50}, 1), Array::random(DType::f32, {40, 50}, 2)}, 1e-5, 1);
+}
+
 TEST(CudaPrint, ErrorsTellWhatNvrtcSays) {
   const cuda::Nvrtc* nvrtc = nvrtcOfMachine();
   if (!nvrtc) GTEST_SKIP() << "no NVRTC (scripts/gpu/headers.sh gets it)";

@@ -30,6 +30,7 @@ class FusedByCuda final : public KernelMaker {
  public:
   const char* device() const override { return "CUDA"; }
   MadeKernel fused(std::vector<FusedSpec> parts) const override { return cuda::makeFused(std::move(parts)); }
+  bool runsPartsTogether() const override { return true; }
   MadeKernel matmul(const MatmulSpec& spec) const override { return cpuKernels().matmul(spec); }
   bool matmulAccepts(const MatmulSpec& spec, size_t operand) const override {
     return cpuKernels().matmulAccepts(spec, operand);

@@ -15,6 +15,11 @@ namespace lazuli::fused {
 #include "kernels/scalar_random.h"
 // clang-format on
 
+/// A block of threads in its part's grid.
+struct Block {
+  uint32_t x, y;
+};
+
 // ---- Elements: what lies in memory to its lane (kernels/tile.h) and back, rounded to nearest even.
 
 template <class T>

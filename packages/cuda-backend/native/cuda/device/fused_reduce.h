@@ -177,12 +177,12 @@ LAZULI_DEVICE void joinRows(State* shared) {
 }
 
 /// The second pass over what pieces of a reduction left, [piece][output]: 32 outputs a block of 256 threads,
-/// the pieces in 8 strides.
+/// the pieces in 8 strides; `block`: which one of them.
 template <class State, class Lane, class T, class Index>
-LAZULI_DEVICE void joinPieces(const State* partial, int pieces, Index outputs, T* to) {
+LAZULI_DEVICE void joinPieces(const State* partial, int pieces, Index outputs, T* to, uint32_t block) {
   LAZULI_SHARED State shared[8 * 32];
   const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32;
-  const Index output = static_cast<Index>(blockIdx.x) * 32 + lane;
+  const Index output = static_cast<Index>(block) * 32 + lane;
   State state = State::none();
   if (output < outputs) {
 #pragma unroll 4
