@@ -23,6 +23,23 @@ void rms(const NormTable::Forward& work) {
   }
 }
 
+constexpr int64_t kPiece = 512;  // elements of a row
+
+/// write(to, begin, end) for a row of gradients: into `dx`, or piece by piece to where a residual is added
+/// to them. They are rounded to T first, as they would be in memory, and stay out of the sum's FMA.
+template <class T, class Write>
+inline void writeRow(T* dx, const T* residual, int64_t width, Write write) {
+  T room[kPiece];
+  const int64_t step = residual ? kPiece : width;
+  for (int64_t begin = 0; begin < width; begin += step) {
+    const int64_t end = begin + step < width ? begin + step : width;
+    write(residual ? room : dx, begin, end);
+    if (!residual) return;
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) store(dx + i, load(room[i - begin]) + load(residual[i]));
+  }
+}
+
 // With h = x r: dx = r (g w - h mean(g w h)), dw += g h.
 template <class T>
 void rmsGrad(const NormTable::Backward& work) {
@@ -30,6 +47,7 @@ void rmsGrad(const NormTable::Backward& work) {
   const T* x = static_cast<const T*>(work.x);
   const T* g = static_cast<const T*>(work.g);
   const A* w = static_cast<const A*>(work.w);
+  const T* residual = static_cast<const T*>(work.residual);
   T* dx = static_cast<T*>(work.dx);
   A* dw = static_cast<A*>(work.dw);
   const int64_t width = work.width;
@@ -44,12 +62,15 @@ void rmsGrad(const NormTable::Backward& work) {
     }
     const A r = 1 / sqrt_(squares / size + static_cast<A>(work.eps));
     const A mean = dot * r / size;
+    writeRow(dx, residual, width, [&](T* to, int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = 0; i < width; ++i) {
-      const A h = load(x[i]) * r, gi = load(g[i]);
-      dw[i] += gi * h;
-      store(dx + i, r * (gi * w[i] - h * mean));
-    }
+      for (int64_t i = begin; i < end; ++i) {
+        const A h = load(x[i]) * r, gi = load(g[i]);
+        dw[i] += gi * h;
+        store(to + (i - begin), r * (gi * w[i] - h * mean));
+      }
+    });
+    if (residual) residual += width;
   }
 }
 
@@ -100,6 +121,7 @@ void layerGrad(const NormTable::Backward& work) {
   const T* x = static_cast<const T*>(work.x);
   const T* g = static_cast<const T*>(work.g);
   const A* w = static_cast<const A*>(work.w);
+  const T* residual = static_cast<const T*>(work.residual);
   T* dx = static_cast<T*>(work.dx);
   A* dw = static_cast<A*>(work.dw);
   A* db = static_cast<A*>(work.db);
@@ -115,13 +137,16 @@ void layerGrad(const NormTable::Backward& work) {
       dot += gw * (load(x[i]) - m.mean);
     }
     const A mean = sum / size, slope = dot * m.inverse / size;
+    writeRow(dx, residual, width, [&](T* to, int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = 0; i < width; ++i) {
-      const A h = (load(x[i]) - m.mean) * m.inverse, gi = load(g[i]);
-      dw[i] += gi * h;
-      db[i] += gi;
-      store(dx + i, m.inverse * (gi * w[i] - mean - h * slope));
-    }
+      for (int64_t i = begin; i < end; ++i) {
+        const A h = (load(x[i]) - m.mean) * m.inverse, gi = load(g[i]);
+        dw[i] += gi * h;
+        db[i] += gi;
+        store(to + (i - begin), m.inverse * (gi * w[i] - mean - h * slope));
+      }
+    });
+    if (residual) residual += width;
   }
 }
 

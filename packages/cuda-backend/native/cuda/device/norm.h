@@ -20,6 +20,7 @@ struct NormArgs {
 struct NormGradArgs {
   RowShape shape;
   RowsIn x, g;
+  RowsIn residual;  // added to what was dx without it; null: none
   RowsOut dx;
   const void* w;
   void* partials;
