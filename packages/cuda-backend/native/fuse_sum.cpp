@@ -38,10 +38,7 @@ class SumFinder {
         !fusion_.isLinear(value, fusion_.stepsOf(add, operand)))
       return;
     const ValueId residual = fusion_.sources[add.operands[1 - operand]].base;
-    const DType dtype = fusion_.program.type(value).dtype;
-    if (fusion_.program.type(residual).dtype != dtype ||
-        fusion_.program.type(add.results[0]).dtype != dtype ||
-        !fusion_.isLinear(residual, fusion_.stepsOf(add, 1 - operand)) || ready_[residual] >= index ||
+    if (!fusion_.isLinear(residual, fusion_.stepsOf(add, 1 - operand)) || ready_[residual] >= index ||
         !isStored(residual, user) || !isWorthStoring(add.results[0]))
       return;
     fusion_.roles[static_cast<size_t>(user)] = Role::absorbed;

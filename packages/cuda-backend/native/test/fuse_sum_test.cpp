@@ -237,6 +237,13 @@ TEST(FuseSum, StaysWhereItSavesNothing) {
   const ValueId narrow = widened.value(DType::bf16, widened.shape);
   widened.b.output(widened.add(widened.grad(), widened.b.cast(narrow, DType::f32)));
   EXPECT_EQ(widened.sums(), 0u);
+  Summed joined;  // a concat widens for itself too
+  joined.start();
+  const ValueId half = joined.value(DType::bf16, joined.shape);
+  const ValueId wide = joined.b.cast(half, DType::f32);
+  joined.b.output(joined.b.concat({wide, joined.x}, 0));
+  joined.b.output(joined.add(joined.grad(), wide));
+  EXPECT_EQ(joined.sums(), 0u);
   Summed number;
   number.start();
   number.b.output(number.add(number.grad(), number.b.full(0.5, DType::f32, number.shape)));
@@ -293,6 +300,17 @@ TEST(FuseSum, WaitsForNothingMadeOfIt) {
   s.b.output(outer);
   s.b.output(s.add(dx, outer));
   EXPECT_EQ(s.sums(), 0u);
+}
+
+TEST(FuseSum, WaitsForAKernelThatDoesMore) {
+  Summed s;  // which comes later in the program
+  s.start();
+  const ValueId made = s.b.elementwise(Op::mul, {s.residual, s.x});
+  s.b.output(made);
+  s.b.output(s.add(s.grad(), made));
+  s.b.output(s.b.elementwise(Op::sin, {made}));
+  EXPECT_EQ(s.sums(), 1u);
+  EXPECT_EQ(s.lowered.steps.size(), 2u);
 }
 
 TEST(FuseSum, IsWrittenOverWhatDies) {
