@@ -47,7 +47,8 @@ struct NormUnit {
 /// What a library kernel adds to its first result (KernelEntry::addsResidual).
 struct SumUnit {
   ValueId residual;
-  ValueId result;  // of the add, absorbed
+  ValueId result;     // of the add, absorbed
+  int32_t cast = -1;  // the node that narrows the sum, absorbed; -1: none
 };
 
 /// The program with the ropes that only attention reads, and those that turn its cotangents back, done by the
@@ -93,6 +94,9 @@ bool readsMemory(Op op);
 Layout elementNumbers(const Program& program, const Node& node);
 /// The one element of a full or constant node, if that is what the value is.
 bool isScalarConstant(const Fusion& fusion, ValueId value);
+
+/// The one cast of a float32 value to a half type that is needed in memory; -1 where there is none.
+int32_t narrowCastOf(const Fusion& fusion, ValueId value);
 
 /// By value, how it lies in its buffer: a result of a library kernel in the order in which its readers see it
 /// through views, where they would have to copy it otherwise.

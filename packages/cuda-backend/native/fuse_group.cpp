@@ -86,7 +86,10 @@ class Grouper {
       nodes_.push_back(static_cast<int32_t>(i));
       for (ValueId result : node.results) unitOf[result] = static_cast<int32_t>(unit);
       if (role == Role::matmul) unitOf[fusion_.matmuls[i].result] = static_cast<int32_t>(unit);
-      if (fusion_.sums[i]) unitOf[fusion_.sums[i]->result] = static_cast<int32_t>(unit);
+      if (const auto& sum = fusion_.sums[i]) {
+        unitOf[sum->result] = static_cast<int32_t>(unit);
+        if (sum->cast >= 0) unitOf[fusion_.node(sum->cast).results[0]] = static_cast<int32_t>(unit);
+      }
       const NormUnit& norm = fusion_.norms[i];
       if (norm.cast >= 0) unitOf[fusion_.node(norm.cast).results[0]] = static_cast<int32_t>(unit);
       for (int32_t matmul : norm.matmuls) normOf[matmul] = unit;

@@ -6,7 +6,8 @@ namespace lazuli {
 namespace {
 
 /// Finds the adds that library kernels do to their first result before they store it: in the gradient of a
-/// norm, of the cotangent that came around it by the residual connection.
+/// norm, of the cotangent that came around it by the residual connection. Autocast's cast of the sum goes
+/// with it.
 class SumFinder {
  public:
   SumFinder(Fusion& fusion, const KernelMaker& maker)
@@ -41,8 +42,10 @@ class SumFinder {
     if (!fusion_.isLinear(residual, fusion_.stepsOf(add, 1 - operand)) || ready_[residual] >= index ||
         !isStored(residual, user) || !isWorthStoring(add.results[0]))
       return;
+    const int32_t cast = narrowCastOf(fusion_, add.results[0]);
     fusion_.roles[static_cast<size_t>(user)] = Role::absorbed;
-    fusion_.sums[static_cast<size_t>(index)] = {residual, add.results[0]};
+    if (cast >= 0) fusion_.roles[static_cast<size_t>(cast)] = Role::absorbed;
+    fusion_.sums[static_cast<size_t>(index)] = {residual, add.results[0], cast};
     ready_[add.results[0]] = index;
   }
 
@@ -53,10 +56,11 @@ class SumFinder {
     return (role != Role::fused && role != Role::constant) || isReadFromMemory(value, adder);
   }
 
-  /// A sum that only one fused kernel reads is as well added there, unless another gradient is added next.
+  /// A sum that only one fused kernel reads is as well added there, unless that narrows it, which is done
+  /// with the sum, or another gradient is added next.
   bool isWorthStoring(ValueId sum) const {
     const auto& uses = fusion_.uses[sum];
-    if (uses.size() > 1 || isReadFromMemory(sum, -1)) return true;
+    if (uses.size() > 1 || isReadFromMemory(sum, -1) || narrowCastOf(fusion_, sum) >= 0) return true;
     return std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
       const Node& node = fusion_.node(use.node);
       if (node.op != Op::add) return false;

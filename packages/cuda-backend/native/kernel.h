@@ -98,7 +98,8 @@ struct KernelEntry {
   /// That kernel: it reads and writes what the requests do, one after the other.
   MadeKernel (*makeAll)(std::span<const KernelRequest> group) = nullptr;
   /// Whether the kernel adds a residual to its first result, rounded before and after: an operand more, the
-  /// last, dense and of the result's dtype.
+  /// last, dense and of the result's dtype. A sum of float32 it then gives in a half type too: a result more,
+  /// the last.
   bool addsResidual = false;
 };
 

@@ -146,6 +146,12 @@ class Lowering {
       request.operands.push_back(Layout::dense(request.results[0]));
       reads.push_back(sum->residual);
       writes[0] = sum->result;
+      if (sum->cast >= 0) {
+        const ValueId narrow = fusion_.node(sum->cast).results[0];
+        request.results.push_back(program_.type(narrow));
+        request.targets.push_back(Layout::dense(program_.type(narrow)));
+        writes.push_back(narrow);
+      }
     }
     if (!open_.requests.empty() && !(open_.entry == entry && entry->joins(open_.requests, request))) flush();
     open_.entry = entry;

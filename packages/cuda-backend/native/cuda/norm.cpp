@@ -43,7 +43,10 @@ MadeKernel makeForward(const KernelRequest& request, const char* op, double eps)
 MadeKernel makeBackward(const KernelRequest& request, const char* op, double eps) {
   const DType dtype = request.operands[0].dtype, weight = request.operands[1].dtype;
   const Rows x = rowsOf(request, 0), g = rowsOf(request, 2);
-  const bool biased = request.results.size() == 3, adds = request.operands.size() > kResidual;
+  const bool biased = request.node.op == Op::layer_norm_grad, adds = request.operands.size() > kResidual;
+  const size_t halved = biased ? 3 : 2;  // result: the sum in a half type
+  const bool halves = request.results.size() > halved;
+  const DType half = request.results.back().dtype;
   const Rows residual{x.count, x.width, x.width, 0};
   const RowLaunch perRow(x.count, x.width, dtype, kRowPairPacks);
   const int64_t most = std::min<int64_t>(kMostOwners, kThreads / perRow.shape.lanes);
@@ -60,8 +63,10 @@ MadeKernel makeBackward(const KernelRequest& request, const char* op, double eps
           *args.stream, launch.grid,
           NormGradArgs{launch.shape, rowsIn(args.reads[0], dtype, x), rowsIn(args.reads[2], dtype, g),
                        adds ? rowsIn(args.reads[kResidual], dtype, residual) : RowsIn{},
-                       rowsOut(args.writes[0], dtype, x), args.reads[1], args.scratch, owners,
-                       weight == DType::f32, isAligned(args.reads[1]), eps});
+                       rowsOut(args.writes[0], dtype, x),
+                       halves ? rowsOut(args.writes[halved], half, x) : RowsOut{}, args.reads[1],
+                       args.scratch, owners, weight == DType::f32, isAligned(args.reads[1]),
+                       half == DType::bf16, eps});
     }
     const Grid grid{static_cast<uint32_t>((x.width + 31) / 32), biased ? 2u : 1u, 1, 1024};
     sum.launch(*args.stream, grid,
@@ -72,6 +77,7 @@ MadeKernel makeBackward(const KernelRequest& request, const char* op, double eps
                            static_cast<int>(weight)});
   });
   made.label = label(op, request.operands[0]) + (adds ? " + residual" : "");
+  if (halves) made.label += std::string(" as ") + name(half);
   made.scratchBytes = static_cast<size_t>(owners * x.width) * (wide ? 8 : 4) * (biased ? 2 : 1);
   made.inPlace = {{0, 2}, {0, 0}};
   if (adds) made.inPlace.insert(made.inPlace.begin(), {0, kResidual});

@@ -69,7 +69,10 @@ MadeKernel makeForward(const KernelRequest& request) {
 MadeKernel makeBackward(const KernelRequest& request, const char* op, BackwardWorker worker, double eps) {
   const DType dtype = request.operands[0].dtype, weight = request.operands[1].dtype;
   const Rows x = rowsOf(request, 0), g = rowsOf(request, 2);
-  const bool biased = request.results.size() == 3, adds = request.operands.size() > kResidual;
+  const bool biased = request.node.op == Op::layer_norm_grad, adds = request.operands.size() > kResidual;
+  const size_t halved = biased ? 3 : 2;  // result: the sum in a half type
+  const bool halves = request.results.size() > halved;
+  const DType half = request.results.back().dtype;
   const int64_t blockRows = std::max(kLeastRows, (x.count + kMostPartials - 1) / kMostPartials);
   const int64_t blocks = (x.count + blockRows - 1) / blockRows;
   // Scratch: w widened, the sums of dw and db, then dw and db of each block.
@@ -89,7 +92,9 @@ MadeKernel makeBackward(const KernelRequest& request, const char* op, BackwardWo
         worker({at(args.reads[0], dtype, x.offset + row * x.stride), x.stride,
                 at(args.reads[2], dtype, g.offset + row * g.stride), g.stride, w,
                 adds ? at(args.reads[kResidual], dtype, row * x.width) : nullptr,
-                at(args.writes[0], dtype, row * x.width), partial, partial + vector, rows, x.width, eps});
+                at(args.writes[0], dtype, row * x.width),
+                halves ? at(args.writes[halved], half, row * x.width) : nullptr, half == DType::bf16, partial,
+                partial + vector, rows, x.width, eps});
       }
     });
     std::memset(sums, 0, block);
@@ -102,6 +107,7 @@ MadeKernel makeBackward(const KernelRequest& request, const char* op, BackwardWo
     if (biased) narrow(sums + vector, dtype, args.writes[2], weight, x.width);
   });
   made.label = label(op, request.operands[0]) + (adds ? " + residual" : "");
+  if (halves) made.label += std::string(" as ") + name(half);
   made.scratchBytes = vector + block * static_cast<size_t>(blocks + 1);
   made.inPlace = {{0, 2}, {0, 0}};
   if (adds) made.inPlace.insert(made.inPlace.begin(), {0, kResidual});

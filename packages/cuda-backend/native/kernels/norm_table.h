@@ -27,8 +27,10 @@ struct NormTable {
     const void* w;
     const void* residual;  // dense, added to what was dx without it; null: none
     void* dx;
-    void* dw;  // added to
-    void* db;  // added to; layer_norm only
+    void* narrow;     // the sum with the residual in a half type too, dense; of float32 only, null: none
+    bool isBFloat16;  // which
+    void* dw;         // added to
+    void* db;         // added to; layer_norm only
     int64_t rows, width;
     double eps;
   };

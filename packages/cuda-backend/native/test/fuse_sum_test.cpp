@@ -211,16 +211,32 @@ TEST(FuseSum, ThroughViews) {
   EXPECT_EQ(part.sums(), 0u);
 }
 
-TEST(FuseSum, BesideACast) {
-  for (DType half : {DType::bf16, DType::f16}) {
-    Summed s;  // autocast's, for the products that read the sum
-    s.start();
-    const ValueId sum = s.add(s.residual, s.grad());
-    s.b.output(sum);
-    s.b.output(s.b.cast(sum, half));
-    EXPECT_EQ(s.sums(), 1u);
-    EXPECT_EQ(s.lowered.steps.size(), 2u);
-  }
+TEST(FuseSum, WithTheCastOfAutocast) {
+  for (DType half : {DType::bf16, DType::f16})
+    for (bool layer : {false, true})
+      for (bool keeps : {false, true})
+        for (const Dims& shape : {Dims{3, 7}, {70, 24}, {4, 514}, {3, 5000}, {0, 8}}) {
+          Summed s;
+          s.shape = shape, s.layer = layer;
+          s.start();
+          const ValueId sum = s.add(s.residual, s.grad());
+          if (keeps) s.b.output(sum);
+          s.b.output(s.b.cast(sum, half));
+          const std::string op = layer ? "layer_norm_grad" : "rms_norm_grad";
+          EXPECT_EQ(s.check(), Labels{op + " float32 " + format(shape) + " + residual as " + name(half)});
+        }
+  Summed inlined;  // a fused kernel makes it for itself
+  inlined.start();
+  const ValueId sum = inlined.add(inlined.residual, inlined.grad());
+  inlined.b.output(sum);
+  inlined.b.output(inlined.b.elementwise(Op::neg, {inlined.b.cast(sum, DType::bf16)}));
+  EXPECT_EQ(inlined.check()[0], "rms_norm_grad float32 [3, 20, 40] + residual");
+  Summed both;  // one is done with the sum
+  both.start();
+  const ValueId twice = both.add(both.residual, both.grad());
+  both.b.output(both.b.cast(twice, DType::bf16));
+  both.b.output(both.b.cast(twice, DType::f16));
+  EXPECT_EQ(both.check()[0], "rms_norm_grad float32 [3, 20, 40] + residual");
 }
 
 TEST(FuseSum, StaysWhereItSavesNothing) {
