@@ -16,8 +16,8 @@ import { configSchema } from "../llama/config.js";
 import { Llama } from "../llama/model.js";
 import { parseMesh, parseStrategies, shardLlama } from "../llama/sharding.js";
 
-// A norm makes its rows for the products that read them, and no number changes. Rows are as many as products that
-// this project makes itself need for each of two threads.
+// A norm makes its rows for the products that read them, its gradient adds the one that came around it, and no number
+// changes. Rows are as many as products that this project makes itself need for each of two threads.
 process.env.LAZULI_THREADS = "2";
 
 vi.setConfig({ testTimeout: 60_000 });
@@ -52,13 +52,15 @@ afterEach(() => {
   engine?.device.close();
 });
 
-/** Kernels that normalise, each with how often. */
-function normKernels(compiles: readonly CompileEvent[]): Record<string, number> {
+/** Kernels whose labels are so, each with how often. */
+function countKernels(compiles: readonly CompileEvent[], labels: RegExp): Record<string, number> {
   const counts: Record<string, number> = {};
   for (const { label } of compiles.flatMap(({ info }) => info.kernels))
-    if (label.startsWith("rms_norm ")) counts[label] = (counts[label] ?? 0) + 1;
+    if (labels.test(label)) counts[label] = (counts[label] ?? 0) + 1;
   return counts;
 }
+const NORMS = /^rms_norm /;
+const GRADIENTS = /^rms_norm_grad |: out0 = add\(in0, in1\)/;
 
 const under = <T>(dtype: DType, run: () => T): T =>
   dtype === "float32" ? run() : autocast(dtype as "bfloat16", run);
@@ -69,7 +71,7 @@ async function logits(dtype: DType, fuses: boolean) {
   const ids = tokens(0);
   const out = under(dtype, () => noGrad(() => model.forward(ids)));
   const values = await out.to("float32").data();
-  return { values, kernels: normKernels(compiles) };
+  return { values, kernels: countKernels(compiles, NORMS) };
 }
 
 /** Losses of three steps. */
@@ -91,7 +93,11 @@ async function losses(dtype: DType, fuses: boolean, mesh = "", strategy = "none"
     await sync();
     values.push(await loss.item());
   }
-  return { values, kernels: normKernels(compiles) };
+  return {
+    values,
+    kernels: countKernels(compiles, NORMS),
+    gradients: countKernels(compiles, GRADIENTS),
+  };
 }
 
 describe("a norm and the products of its rows", () => {
@@ -133,5 +139,47 @@ describe("a norm and the products of its rows", () => {
     expect(fused.values).toEqual(apart.values);
     expect(fused.kernels[`rms_norm + matmul float32 ${products}`]).toBe(2);
     expect(apart.kernels[`rms_norm + matmul float32 ${products}`]).toBeUndefined();
+  });
+});
+
+describe("the gradient of a norm", () => {
+  it("adds the one that came around the norm", async () => {
+    const fused = await losses("float32", true);
+    const apart = await losses("float32", false);
+    expect(fused.values).toEqual(apart.values);
+    expect(fused.gradients).toEqual({
+      "rms_norm_grad float32 [8, 40, 64]": 1,
+      "rms_norm_grad float32 [8, 40, 64] + residual": 4,
+    });
+    expect(apart.gradients).toEqual({
+      "rms_norm_grad float32 [8, 40, 64]": 5,
+      "fused float32 8x40x64: out0 = add(in0, in1)": 4,
+    });
+  });
+
+  it.each(["bfloat16", "float16"] as const)("gives the sum in %s too, for the products", async (dtype) => {
+    const fused = await losses(dtype, true);
+    const apart = await losses(dtype, false);
+    expect(fused.values).toEqual(apart.values);
+    expect(fused.gradients).toMatchObject({
+      "rms_norm_grad float32 [8, 40, 64]": 1,
+      // That of the first norm is no product's.
+      "rms_norm_grad float32 [8, 40, 64] + residual": 1,
+      [`rms_norm_grad float32 [8, 40, 64] + residual as ${dtype}`]: 3,
+    });
+    expect(apart.gradients["rms_norm_grad float32 [8, 40, 64]"]).toBe(5);
+  });
+
+  it.each([
+    ["data=2", "ddp", "4, 40", 4],
+    ["fsdp=2", "fsdp", "4, 40", 4],
+    // The first norm's is read by one kernel, which hides the tokens of other devices' rows and adds too.
+    ["tensor=2", "tp", "8, 40", 3],
+  ])("does on each device of %s by %s", async (mesh, strategy, rows, count) => {
+    const fused = await losses("float32", true, mesh, strategy);
+    const apart = await losses("float32", false, mesh, strategy);
+    expect(fused.values).toEqual(apart.values);
+    expect(fused.gradients[`rms_norm_grad float32 [${rows}, 64] + residual`]).toBe(count);
+    expect(apart.gradients[`rms_norm_grad float32 [${rows}, 64] + residual`]).toBeUndefined();
   });
 });

@@ -61,6 +61,7 @@ Fusion::Fusion(const Program& program, bool fuse, const KernelMaker& maker)
       uses(program.values.size()),
       matmuls(program.nodes.size()),
       norms(program.nodes.size()),
+      sums(program.nodes.size()),
       inlined(program.values.size(), false),
       stored(program.values.size(), false) {
   for (ValueId value = 0; value < program.values.size(); value++) sources.push_back({value, {}});

@@ -13,7 +13,7 @@ enum class Role : uint8_t {
   none,  // a view, or dead
   constant,
   fused,     // in a fused kernel: elementwise, source, reduction, pad, or a reshape that needs a copy
-  absorbed,  // in the epilogue of a matmul, or the cast of a norm
+  absorbed,  // in the epilogue of a matmul, the cast of a norm, or what a library kernel adds
   matmul,
   concat,
   library,
@@ -44,12 +44,19 @@ struct NormUnit {
   std::vector<int32_t> matmuls;  // that may, in program order; groupUnits decides
 };
 
+/// What a library kernel adds to its first result (KernelEntry::addsResidual).
+struct SumUnit {
+  ValueId residual;
+  ValueId result;     // of the add, absorbed
+  int32_t cast = -1;  // the node that narrows the sum, absorbed; -1: none
+};
+
 /// The program with the ropes that only attention reads, and those that turn its cotangents back, done by the
 /// kernels of attention (kernels/attention.h says how its nodes tell them); none where there are none such.
 std::optional<Program> absorbRopes(const Program& program);
 
-/// What fusion decides about a program, one pass after another: findMatmuls, findNorms, findInlined, then
-/// groupUnits.
+/// What fusion decides about a program, one pass after another: findMatmuls, findNorms, findSums,
+/// findInlined, then groupUnits.
 struct Fusion {
   Fusion(const Program& program, bool fuse, const KernelMaker& maker);
 
@@ -58,11 +65,12 @@ struct Fusion {
   std::vector<Layout> layouts;  // by value: how it lies in its buffer, dense but for some libraries' results
   std::vector<Source> sources;  // by value
   std::vector<Role> roles;      // by node
-  std::vector<std::vector<Use>> uses;  // by value: of those that are no view of another one
-  std::vector<MatmulUnit> matmuls;     // by node, of role matmul
-  std::vector<NormUnit> norms;         // by node
-  std::vector<bool> inlined;           // by value: fused readers compute it for themselves
-  std::vector<bool> stored;            // by value: must lie in memory
+  std::vector<std::vector<Use>> uses;        // by value: of those that are no view of another one
+  std::vector<MatmulUnit> matmuls;           // by node, of role matmul
+  std::vector<NormUnit> norms;               // by node
+  std::vector<std::optional<SumUnit>> sums;  // by node, of role library
+  std::vector<bool> inlined;                 // by value: fused readers compute it for themselves
+  std::vector<bool> stored;                  // by value: must lie in memory
 
   const Node& node(int32_t index) const { return program.nodes[static_cast<size_t>(index)]; }
   const Node& producer(ValueId value) const { return node(program.values[value].node); }
@@ -87,6 +95,9 @@ Layout elementNumbers(const Program& program, const Node& node);
 /// The one element of a full or constant node, if that is what the value is.
 bool isScalarConstant(const Fusion& fusion, ValueId value);
 
+/// The one cast of a float32 value to a half type that is needed in memory; -1 where there is none.
+int32_t narrowCastOf(const Fusion& fusion, ValueId value);
+
 /// By value, how it lies in its buffer: a result of a library kernel in the order in which its readers see it
 /// through views, where they would have to copy it otherwise.
 std::vector<Layout> chooseLayouts(const Program& program, const std::vector<bool>& live,
@@ -94,6 +105,7 @@ std::vector<Layout> chooseLayouts(const Program& program, const std::vector<bool
 
 void findMatmuls(Fusion& fusion);
 void findNorms(Fusion& fusion, const KernelMaker& maker);
+void findSums(Fusion& fusion, const KernelMaker& maker);
 void findInlined(Fusion& fusion);
 
 /// One step to be: fused nodes that share a kernel, a norm with matmuls, or one node of another role.

@@ -86,6 +86,10 @@ class Grouper {
       nodes_.push_back(static_cast<int32_t>(i));
       for (ValueId result : node.results) unitOf[result] = static_cast<int32_t>(unit);
       if (role == Role::matmul) unitOf[fusion_.matmuls[i].result] = static_cast<int32_t>(unit);
+      if (const auto& sum = fusion_.sums[i]) {
+        unitOf[sum->result] = static_cast<int32_t>(unit);
+        if (sum->cast >= 0) unitOf[fusion_.node(sum->cast).results[0]] = static_cast<int32_t>(unit);
+      }
       const NormUnit& norm = fusion_.norms[i];
       if (norm.cast >= 0) unitOf[fusion_.node(norm.cast).results[0]] = static_cast<int32_t>(unit);
       for (int32_t matmul : norm.matmuls) normOf[matmul] = unit;
@@ -123,6 +127,8 @@ class Grouper {
         const MatmulUnit& matmul = fusion_.matmuls[static_cast<size_t>(nodes_[u])];
         if (matmul.bias) depend(fusion_.sources[*matmul.bias].base, false);
         if (matmul.residual) depend(*matmul.residual, false);
+        const auto& sum = fusion_.sums[static_cast<size_t>(nodes_[u])];
+        if (sum) depend(sum->residual, false);
       }
     }
   }

@@ -33,6 +33,7 @@ class Inliner {
           for (ValueId result : node.results) fusion_.stored[result] = true;
       }
       if (fusion_.roles[i] == Role::matmul) fusion_.stored[fusion_.matmuls[i].result] = true;
+      if (fusion_.sums[i]) fusion_.stored[fusion_.sums[i]->result] = true;
     }
   }
 

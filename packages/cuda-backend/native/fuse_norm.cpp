@@ -31,7 +31,7 @@ class NormFinder {
     const ValueId normed = fusion_.program.nodes[index].results[0];
     const TensorType& type = fusion_.program.type(normed);
     NormUnit unit;
-    unit.cast = castOf(normed);
+    unit.cast = narrowCastOf(fusion_, normed);
     const ValueId rows = unit.cast < 0 ? normed : fusion_.node(unit.cast).results[0];
     NormMatmulSizes sizes{type.dtype, fusion_.program.type(rows).dtype, 0, type.shape.back(), {}};
     sizes.rows = sizes.width == 0 ? 0 : type.elements() / sizes.width;
@@ -44,32 +44,6 @@ class NormFinder {
     if (unit.matmuls.empty() && (unit.cast < 0 || !maker_.takesNorm(sizes))) return;
     if (unit.cast >= 0) fusion_.roles[static_cast<size_t>(unit.cast)] = Role::absorbed;
     fusion_.norms[index] = std::move(unit);
-  }
-
-  /// The one cast to a half type that is needed in memory; -1 where there is none.
-  int32_t castOf(ValueId normed) const {
-    int32_t found = -1;
-    for (const auto& [user, operand] : fusion_.uses[normed]) {
-      if (user < 0 || fusion_.roles[static_cast<size_t>(user)] != Role::fused) continue;
-      const Node& node = fusion_.node(user);
-      if (node.op != Op::cast || fusion_.program.type(normed).dtype != DType::f32) continue;
-      const DType to = fusion_.program.type(node.results[0]).dtype;
-      if ((to != DType::bf16 && to != DType::f16) || !isStored(node.results[0]) ||
-          !fusion_.isLinear(normed, fusion_.stepsOf(node, operand)))
-        continue;
-      if (found >= 0) return -1;
-      found = user;
-    }
-    return found;
-  }
-
-  bool isStored(ValueId value) const {
-    const auto& uses = fusion_.uses[value];
-    return std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
-      if (use.node < 0) return true;
-      const Role role = fusion_.roles[static_cast<size_t>(use.node)];
-      return role == Role::matmul || role == Role::library;
-    });
   }
 
   /// The first matmul that contracts the rows and those after it. Between them lies nothing that takes long:
@@ -123,6 +97,31 @@ class NormFinder {
 };
 
 }  // namespace
+
+int32_t narrowCastOf(const Fusion& fusion, ValueId value) {
+  if (fusion.program.type(value).dtype != DType::f32) return -1;
+  const auto isStored = [&](ValueId narrow) {
+    const auto& uses = fusion.uses[narrow];
+    return std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
+      if (use.node < 0) return true;
+      const Role role = fusion.roles[static_cast<size_t>(use.node)];
+      return role == Role::matmul || role == Role::library;
+    });
+  };
+  int32_t found = -1;
+  for (const auto& [user, operand] : fusion.uses[value]) {
+    if (user < 0 || fusion.roles[static_cast<size_t>(user)] != Role::fused) continue;
+    const Node& node = fusion.node(user);
+    if (node.op != Op::cast) continue;
+    const DType to = fusion.program.type(node.results[0]).dtype;
+    if ((to != DType::bf16 && to != DType::f16) || !isStored(node.results[0]) ||
+        !fusion.isLinear(value, fusion.stepsOf(node, operand)))
+      continue;
+    if (found >= 0) return -1;
+    found = user;
+  }
+  return found;
+}
 
 void findNorms(Fusion& fusion, const KernelMaker& maker) {
   if (fusion.fuse) NormFinder(fusion, maker).run();

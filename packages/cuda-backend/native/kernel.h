@@ -97,6 +97,10 @@ struct KernelEntry {
   bool (*joins)(std::span<const KernelRequest> group, const KernelRequest& next) = nullptr;
   /// That kernel: it reads and writes what the requests do, one after the other.
   MadeKernel (*makeAll)(std::span<const KernelRequest> group) = nullptr;
+  /// Whether the kernel adds a residual to its first result, rounded before and after: an operand more, the
+  /// last, dense and of the result's dtype. A sum of float32 it then gives in a half type too: a result more,
+  /// the last.
+  bool addsResidual = false;
 };
 
 /// The entry of a library op; null where the CPU has no kernel for it.
@@ -161,7 +165,7 @@ struct Lowered {
 
 /// Views folded, elementwise chains and reductions fused, matmul epilogues chosen, library kernels made.
 /// LAZULI_FUSE=0 makes a kernel per node, to compare against; LAZULI_FUSE_NORM=0 keeps norms
-/// apart from the products of their rows.
+/// apart from the products of their rows, and their gradients from what is added to them.
 Lowered lower(const Program& program, const KernelMaker& maker);
 inline Lowered lowerForCpu(const Program& program) { return lower(program, cpuKernels()); }
 

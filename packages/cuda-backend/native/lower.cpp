@@ -20,7 +20,7 @@ std::string dims(const Dims& shape) {
   return text.empty() ? "scalar" : text;
 }
 
-/// Whether norms may be made with the products of their rows (kernel.h).
+/// Whether norms and their gradients may be made with what is next to them (kernel.h).
 bool fusesNorms() {
   const char* text = std::getenv("LAZULI_FUSE_NORM");
   return !text || std::string(text) != "0";
@@ -39,7 +39,10 @@ class Lowering {
 
   Lowered run() {
     findMatmuls(fusion_);
-    if (fusesNorms()) findNorms(fusion_, maker_);
+    if (fusesNorms()) {
+      findNorms(fusion_, maker_);
+      findSums(fusion_, maker_);
+    }
     findInlined(fusion_);
     for (size_t i = 0; i < fusion_.roles.size(); i++) {
       if (fusion_.roles[i] != Role::constant) continue;
@@ -78,7 +81,8 @@ class Lowering {
       case Role::matmul:
         return addMatmul(node, fusion_.matmuls[static_cast<size_t>(unit.nodes[0])]);
       default:
-        return isNormUnit ? addNorm(unit) : addLibrary(node);
+        return isNormUnit ? addNorm(unit)
+                          : addLibrary(node, fusion_.sums[static_cast<size_t>(unit.nodes[0])]);
     }
   }
 
@@ -182,17 +186,29 @@ class Lowering {
     return copied(source.base, layout);
   }
 
-  void addLibrary(const Node& node) {
+  void addLibrary(const Node& node, const std::optional<SumUnit>& sum) {
     const KernelEntry* entry = maker_.library(node.op);
     if (!entry)
       throw ProgramError(std::string(info(node.op).name) + ": " + maker_.device() +
                          " has no kernel for this op");
     auto [request, reads] = requestOf(node, *entry);
+    std::vector<ValueId> writes = node.results;
+    if (sum) {
+      request.operands.push_back(Layout::dense(request.results[0]));
+      reads.push_back(sum->residual);
+      writes[0] = sum->result;
+      if (sum->cast >= 0) {
+        const ValueId narrow = fusion_.node(sum->cast).results[0];
+        request.results.push_back(program_.type(narrow));
+        request.targets.push_back(Layout::dense(program_.type(narrow)));
+        writes.push_back(narrow);
+      }
+    }
     if (!open_.requests.empty() && !(open_.entry == entry && entry->joins(open_.requests, request))) flush();
     open_.entry = entry;
     open_.requests.push_back(std::move(request));
     open_.reads.insert(open_.reads.end(), reads.begin(), reads.end());
-    open_.writes.insert(open_.writes.end(), node.results.begin(), node.results.end());
+    open_.writes.insert(open_.writes.end(), writes.begin(), writes.end());
     open_.node = node_;
     if (!entry->joins) flush();
   }

@@ -12,9 +12,12 @@ namespace {
 // a GPU at work: a matter of the shape alone, so that the GPU does not show.
 constexpr int64_t kLeastRows = 8, kMostOwners = 2048, kThreads = 132 * 768;
 
+constexpr size_t kResidual = 3;  // operand of a gradient, where it adds one
+
 bool acceptsNorm(const Node&, size_t index, const Layout& layout) {
-  // x is operand 0, a cotangent is operand 2 of three with its rank; weights have one dim.
-  return index != 1 && layout.shape.size() != 1 ? asRows(layout).has_value() : layout.isDense();
+  // x is operand 0, a cotangent is operand 2 with its rank; weights have one dim.
+  return index != 1 && index != kResidual && layout.shape.size() != 1 ? asRows(layout).has_value()
+                                                                      : layout.isDense();
 }
 
 MadeKernel makeForward(const KernelRequest& request, const char* op, double eps) {
@@ -40,7 +43,11 @@ MadeKernel makeForward(const KernelRequest& request, const char* op, double eps)
 MadeKernel makeBackward(const KernelRequest& request, const char* op, double eps) {
   const DType dtype = request.operands[0].dtype, weight = request.operands[1].dtype;
   const Rows x = rowsOf(request, 0), g = rowsOf(request, 2);
-  const bool biased = request.results.size() == 3;
+  const bool biased = request.node.op == Op::layer_norm_grad, adds = request.operands.size() > kResidual;
+  const size_t halved = biased ? 3 : 2;  // result: the sum in a half type
+  const bool halves = request.results.size() > halved;
+  const DType half = request.results.back().dtype;
+  const Rows residual{x.count, x.width, x.width, 0};
   const RowLaunch perRow(x.count, x.width, dtype, kRowPairPacks);
   const int64_t most = std::min<int64_t>(kMostOwners, kThreads / perRow.shape.lanes);
   const int64_t owners = std::min(x.count, std::clamp<int64_t>(x.count / kLeastRows, 1, most));
@@ -55,8 +62,11 @@ MadeKernel makeBackward(const KernelRequest& request, const char* op, double eps
       kernel.launch(
           *args.stream, launch.grid,
           NormGradArgs{launch.shape, rowsIn(args.reads[0], dtype, x), rowsIn(args.reads[2], dtype, g),
-                       rowsOut(args.writes[0], dtype, x), args.reads[1], args.scratch, owners,
-                       weight == DType::f32, isAligned(args.reads[1]), eps});
+                       adds ? rowsIn(args.reads[kResidual], dtype, residual) : RowsIn{},
+                       rowsOut(args.writes[0], dtype, x),
+                       halves ? rowsOut(args.writes[halved], half, x) : RowsOut{}, args.reads[1],
+                       args.scratch, owners, weight == DType::f32, isAligned(args.reads[1]),
+                       half == DType::bf16, eps});
     }
     const Grid grid{static_cast<uint32_t>((x.width + 31) / 32), biased ? 2u : 1u, 1, 1024};
     sum.launch(*args.stream, grid,
@@ -66,10 +76,12 @@ MadeKernel makeBackward(const KernelRequest& request, const char* op, double eps
                            x.width,
                            static_cast<int>(weight)});
   });
-  made.label = label(op, request.operands[0]);
+  made.label = label(op, request.operands[0]) + (adds ? " + residual" : "");
+  if (halves) made.label += std::string(" as ") + name(half);
   made.scratchBytes = static_cast<size_t>(owners * x.width) * (wide ? 8 : 4) * (biased ? 2 : 1);
   made.inPlace = {{0, 2}, {0, 0}};
-  made.flops = (biased ? 16.0 : 10.0) * static_cast<double>(x.count * x.width);
+  if (adds) made.inPlace.insert(made.inPlace.begin(), {0, kResidual});
+  made.flops = ((biased ? 16.0 : 10.0) + (adds ? 1 : 0)) * static_cast<double>(x.count * x.width);
   return made;
 }
 
@@ -85,15 +97,19 @@ const KernelEntry layerNormEntry = {[](const KernelRequest& request) {
                                                          request.node.number(attr::layer_norm::eps));
                                     },
                                     acceptsNorm};
-const KernelEntry rmsNormGradEntry = {[](const KernelRequest& request) {
-                                        return makeBackward(request, "rms_norm_grad",
-                                                            request.node.number(attr::rms_norm_grad::eps));
-                                      },
-                                      acceptsNorm};
+const KernelEntry rmsNormGradEntry = {
+    .make =
+        [](const KernelRequest& request) {
+          return makeBackward(request, "rms_norm_grad", request.node.number(attr::rms_norm_grad::eps));
+        },
+    .accepts = acceptsNorm,
+    .addsResidual = true};
 const KernelEntry layerNormGradEntry = {
-    [](const KernelRequest& request) {
-      return makeBackward(request, "layer_norm_grad", request.node.number(attr::layer_norm_grad::eps));
-    },
-    acceptsNorm};
+    .make =
+        [](const KernelRequest& request) {
+          return makeBackward(request, "layer_norm_grad", request.node.number(attr::layer_norm_grad::eps));
+        },
+    .accepts = acceptsNorm,
+    .addsResidual = true};
 
 }  // namespace lazuli::cuda

@@ -23,6 +23,41 @@ void rms(const NormTable::Forward& work) {
   }
 }
 
+constexpr int64_t kPiece = 512;  // elements of a row
+
+template <class Half>
+inline void narrowTo(void* to, const float* from, int64_t begin, int64_t end) {
+  Half* half = static_cast<Half*>(to);
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) store(half + i, from[i]);
+}
+
+/// write(to, begin, end) for row `row` of gradients: into dx, or piece by piece to where a residual is added
+/// to them. They are rounded to T first, as they would be in memory, and stay out of the sum's FMA.
+template <class T, class Write>
+inline void writeRow(const NormTable::Backward& work, int64_t row, Write write) {
+  const int64_t width = work.width, first = row * width;
+  T* dx = static_cast<T*>(work.dx) + first;
+  const T* residual = static_cast<const T*>(work.residual);
+  if (residual) residual += first;
+  T room[kPiece];
+  const int64_t step = residual ? kPiece : width;
+  for (int64_t begin = 0; begin < width; begin += step) {
+    const int64_t end = begin + step < width ? begin + step : width;
+    write(residual ? room : dx, begin, end);
+    if (!residual) return;
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) store(dx + i, load(room[i - begin]) + load(residual[i]));
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (!work.narrow) continue;
+      if (work.isBFloat16)
+        narrowTo<BFloat16>(static_cast<BFloat16*>(work.narrow) + first, dx, begin, end);
+      else
+        narrowTo<Float16>(static_cast<Float16*>(work.narrow) + first, dx, begin, end);
+    }
+  }
+}
+
 // With h = x r: dx = r (g w - h mean(g w h)), dw += g h.
 template <class T>
 void rmsGrad(const NormTable::Backward& work) {
@@ -30,11 +65,10 @@ void rmsGrad(const NormTable::Backward& work) {
   const T* x = static_cast<const T*>(work.x);
   const T* g = static_cast<const T*>(work.g);
   const A* w = static_cast<const A*>(work.w);
-  T* dx = static_cast<T*>(work.dx);
   A* dw = static_cast<A*>(work.dw);
   const int64_t width = work.width;
   const A size = static_cast<A>(width);
-  for (int64_t row = 0; row < work.rows; ++row, x += work.xStride, g += work.gStride, dx += width) {
+  for (int64_t row = 0; row < work.rows; ++row, x += work.xStride, g += work.gStride) {
     A squares = 0, dot = 0;
 #pragma omp simd reduction(+ : squares, dot)
     for (int64_t i = 0; i < width; ++i) {
@@ -44,12 +78,14 @@ void rmsGrad(const NormTable::Backward& work) {
     }
     const A r = 1 / sqrt_(squares / size + static_cast<A>(work.eps));
     const A mean = dot * r / size;
+    writeRow<T>(work, row, [&](T* to, int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = 0; i < width; ++i) {
-      const A h = load(x[i]) * r, gi = load(g[i]);
-      dw[i] += gi * h;
-      store(dx + i, r * (gi * w[i] - h * mean));
-    }
+      for (int64_t i = begin; i < end; ++i) {
+        const A h = load(x[i]) * r, gi = load(g[i]);
+        dw[i] += gi * h;
+        store(to + (i - begin), r * (gi * w[i] - h * mean));
+      }
+    });
   }
 }
 
@@ -100,12 +136,11 @@ void layerGrad(const NormTable::Backward& work) {
   const T* x = static_cast<const T*>(work.x);
   const T* g = static_cast<const T*>(work.g);
   const A* w = static_cast<const A*>(work.w);
-  T* dx = static_cast<T*>(work.dx);
   A* dw = static_cast<A*>(work.dw);
   A* db = static_cast<A*>(work.db);
   const int64_t width = work.width;
   const A size = static_cast<A>(width);
-  for (int64_t row = 0; row < work.rows; ++row, x += work.xStride, g += work.gStride, dx += width) {
+  for (int64_t row = 0; row < work.rows; ++row, x += work.xStride, g += work.gStride) {
     const Moments<T> m = momentsOf(x, width, work.eps);
     A sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
@@ -115,13 +150,15 @@ void layerGrad(const NormTable::Backward& work) {
       dot += gw * (load(x[i]) - m.mean);
     }
     const A mean = sum / size, slope = dot * m.inverse / size;
+    writeRow<T>(work, row, [&](T* to, int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = 0; i < width; ++i) {
-      const A h = (load(x[i]) - m.mean) * m.inverse, gi = load(g[i]);
-      dw[i] += gi * h;
-      db[i] += gi;
-      store(dx + i, m.inverse * (gi * w[i] - mean - h * slope));
-    }
+      for (int64_t i = begin; i < end; ++i) {
+        const A h = (load(x[i]) - m.mean) * m.inverse, gi = load(g[i]);
+        dw[i] += gi * h;
+        db[i] += gi;
+        store(to + (i - begin), m.inverse * (gi * w[i] - mean - h * slope));
+      }
+    });
   }
 }
 

@@ -13,9 +13,12 @@ namespace {
 // not show.
 constexpr int64_t kLeastRows = 16, kMostPartials = 128;
 
+constexpr size_t kResidual = 3;  // operand of a gradient, where it adds one
+
 bool acceptsNorm(const Node&, size_t index, const Layout& layout) {
-  // x is operand 0, a cotangent is operand 2 of three with its rank; weights have one dim.
-  return index != 1 && layout.shape.size() != 1 ? asRows(layout).has_value() : layout.isDense();
+  // x is operand 0, a cotangent is operand 2 with its rank; weights have one dim.
+  return index != 1 && index != kResidual && layout.shape.size() != 1 ? asRows(layout).has_value()
+                                                                      : layout.isDense();
 }
 
 /// A vector in what `x` computes in: itself where it is of that dtype, else converted into `scratch`.
@@ -66,7 +69,10 @@ MadeKernel makeForward(const KernelRequest& request) {
 MadeKernel makeBackward(const KernelRequest& request, const char* op, BackwardWorker worker, double eps) {
   const DType dtype = request.operands[0].dtype, weight = request.operands[1].dtype;
   const Rows x = rowsOf(request, 0), g = rowsOf(request, 2);
-  const bool biased = request.results.size() == 3;
+  const bool biased = request.node.op == Op::layer_norm_grad, adds = request.operands.size() > kResidual;
+  const size_t halved = biased ? 3 : 2;  // result: the sum in a half type
+  const bool halves = request.results.size() > halved;
+  const DType half = request.results.back().dtype;
   const int64_t blockRows = std::max(kLeastRows, (x.count + kMostPartials - 1) / kMostPartials);
   const int64_t blocks = (x.count + blockRows - 1) / blockRows;
   // Scratch: w widened, the sums of dw and db, then dw and db of each block.
@@ -85,7 +91,10 @@ MadeKernel makeBackward(const KernelRequest& request, const char* op, BackwardWo
         std::memset(partial, 0, block);
         worker({at(args.reads[0], dtype, x.offset + row * x.stride), x.stride,
                 at(args.reads[2], dtype, g.offset + row * g.stride), g.stride, w,
-                at(args.writes[0], dtype, row * x.width), partial, partial + vector, rows, x.width, eps});
+                adds ? at(args.reads[kResidual], dtype, row * x.width) : nullptr,
+                at(args.writes[0], dtype, row * x.width),
+                halves ? at(args.writes[halved], half, row * x.width) : nullptr, half == DType::bf16, partial,
+                partial + vector, rows, x.width, eps});
       }
     });
     std::memset(sums, 0, block);
@@ -97,10 +106,12 @@ MadeKernel makeBackward(const KernelRequest& request, const char* op, BackwardWo
     narrow(sums, dtype, args.writes[1], weight, x.width);
     if (biased) narrow(sums + vector, dtype, args.writes[2], weight, x.width);
   });
-  made.label = label(op, request.operands[0]);
+  made.label = label(op, request.operands[0]) + (adds ? " + residual" : "");
+  if (halves) made.label += std::string(" as ") + name(half);
   made.scratchBytes = vector + block * static_cast<size_t>(blocks + 1);
   made.inPlace = {{0, 2}, {0, 0}};
-  made.flops = (biased ? 16.0 : 10.0) * static_cast<double>(x.count * x.width);
+  if (adds) made.inPlace.insert(made.inPlace.begin(), {0, kResidual});
+  made.flops = ((biased ? 16.0 : 10.0) + (adds ? 1 : 0)) * static_cast<double>(x.count * x.width);
   return made;
 }
 
@@ -134,17 +145,21 @@ void NormRows::run(const Operands& operands, int64_t begin, int64_t end, std::by
 
 const KernelEntry rmsNormEntry = {makeForward, acceptsNorm};
 const KernelEntry layerNormEntry = {makeForward, acceptsNorm};
-const KernelEntry rmsNormGradEntry = {[](const KernelRequest& request) {
-                                        return makeBackward(request, "rms_norm_grad",
-                                                            normTable().rmsGrad[code(request)],
-                                                            request.node.number(attr::rms_norm_grad::eps));
-                                      },
-                                      acceptsNorm};
+const KernelEntry rmsNormGradEntry = {.make =
+                                          [](const KernelRequest& request) {
+                                            return makeBackward(
+                                                request, "rms_norm_grad", normTable().rmsGrad[code(request)],
+                                                request.node.number(attr::rms_norm_grad::eps));
+                                          },
+                                      .accepts = acceptsNorm,
+                                      .addsResidual = true};
 const KernelEntry layerNormGradEntry = {
-    [](const KernelRequest& request) {
-      return makeBackward(request, "layer_norm_grad", normTable().layerGrad[code(request)],
-                          request.node.number(attr::layer_norm_grad::eps));
-    },
-    acceptsNorm};
+    .make =
+        [](const KernelRequest& request) {
+          return makeBackward(request, "layer_norm_grad", normTable().layerGrad[code(request)],
+                              request.node.number(attr::layer_norm_grad::eps));
+        },
+    .accepts = acceptsNorm,
+    .addsResidual = true};
 
 }  // namespace lazuli

@@ -8,7 +8,7 @@ namespace lazuli {
 
 /// Workers over rows of unit stride, indexed by the code of x's float DType; strides are in elements, y and
 /// dx are dense. Weights, biases and their gradients are in what x computes in: float64 for float64, else
-/// float32. y and dx may be written over x or g of the same rows.
+/// float32. y and dx may be written over x, g or the residual of the same rows.
 struct NormTable {
   struct Forward {
     const void* x;
@@ -25,9 +25,12 @@ struct NormTable {
     const void* g;
     int64_t gStride;
     const void* w;
+    const void* residual;  // dense, added to what was dx without it; null: none
     void* dx;
-    void* dw;  // added to
-    void* db;  // added to; layer_norm only
+    void* narrow;     // the sum with the residual in a half type too, dense; of float32 only, null: none
+    bool isBFloat16;  // which
+    void* dw;         // added to
+    void* db;         // added to; layer_norm only
     int64_t rows, width;
     double eps;
   };

@@ -85,6 +85,28 @@ TEST(Norm, Layer) {
   });
 }
 
+TEST(Norm, GradientsAddAResidual) {
+  const auto check = [](const Sample& s) {
+    const Array residual = Array::random(s.x.type.dtype, s.x.type.shape, 5);
+    for (Op op : {Op::rms_norm_grad, Op::layer_norm_grad}) {
+      std::vector<TensorType> results = {s.x.type, s.w.type};
+      if (op == Op::layer_norm_grad) results.push_back(s.b.type);
+      const auto plain = runKernel(op, {number(kEps)}, {s.x, s.w, s.g}, results);
+      const auto summed = runKernel(op, {number(kEps)}, {s.x, s.w, s.g, residual}, results);
+      // A sum in float64 rounds to what one in the dtype itself gives.
+      const Array sum = Array::of(s.x.type.dtype, s.x.type.shape,
+                                  [&](int64_t i) { return plain[0].at(i) + residual.at(i); });
+      EXPECT_TRUE(summed[0].bytes == sum.bytes)
+          << name(op) << " " << name(s.x.type.dtype) << format(s.x.type.shape);
+      for (size_t i = 1; i < results.size(); ++i) EXPECT_TRUE(summed[i].bytes == plain[i].bytes) << name(op);
+    }
+  };
+  for (DType dtype : kFloats)
+    for (const Dims& shape :
+         {Dims{3, 5}, {7, 16}, {2, 3, 33}, {65, 48}, {150, 24}, {5, 257}, {2, 2048}, {2, 9001}, {0, 8}, {40}})
+      check(Sample(dtype, shape.size() == 3 ? DType::f32 : dtype, shape));
+}
+
 TEST(Norm, LayerKeepsDigitsFarFromZero) {
   const Array x = Array::of(DType::f32, {4, 64}, [](int64_t i) { return 10000 + i % 7; });
   const Array w = Array::of(DType::f32, {64}, [](int64_t) { return 1; });

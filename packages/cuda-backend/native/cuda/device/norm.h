@@ -20,12 +20,15 @@ struct NormArgs {
 struct NormGradArgs {
   RowShape shape;
   RowsIn x, g;
+  RowsIn residual;  // added to what was dx without it; null: none
   RowsOut dx;
+  RowsOut narrow;  // the sum with the residual in a half type too; of float32 only, null: none
   const void* w;
   void* partials;
   long long owners;
   int single;
   int alignedWeights;
+  int toBFloat16;  // `narrow`
   double eps;
 };
 

@@ -1,7 +1,12 @@
 #include "norm.h"
 #include "norm_moments.h"
+#include "ptx.h"
 
 namespace lazuli::cuda {
+
+// Not contracted with a product before it.
+LAZULI_DEVICE float add_apart(float a, float b) { return __fadd_rn(a, b); }
+LAZULI_DEVICE double add_apart(double a, double b) { return __dadd_rn(a, b); }
 
 /// A row of sums over an owner's rows: in registers, or in memory where the row is too wide for them.
 template <class T, int kPacks, bool kWhole>
@@ -40,6 +45,29 @@ struct WeightSums {
   }
 };
 
+/// The elements in a half type, which is not known before.
+template <int kCount>
+LAZULI_DEVICE Elements<uint16_t, kCount> narrowed(const Elements<float, kCount>& elements, bool toBFloat16) {
+  Elements<uint16_t, kCount> narrow;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    BFloat16 bfloat16;
+    Float16 float16;
+    store(&bfloat16, elements.at[i]);
+    store(&float16, elements.at[i]);
+    narrow.at[i] = toBFloat16 ? bfloat16.bits : float16.bits;
+  }
+  return narrow;
+}
+
+/// Has what the thread reads of a row like x's brought nearer.
+template <class T, int kPacks>
+LAZULI_DEVICE void prefetchLike(const RowReader<T, kPacks, true>& x, const T* row) {
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i)
+    if (x.firstOf(0, i) < x.width) prefetch(row + x.firstOf(0, i));
+}
+
 // With h the normalised x: dx = (g w - mean(g w) - h mean(g w h)) / std, dw += g h, db += g; rms_norm without
 // the first mean.
 template <class T, Norm kNorm, bool kWhole>
@@ -49,7 +77,7 @@ LAZULI_DEVICE void normGrad(const NormGradArgs& args) {
   using Reader = RowReader<T, kRowPairPacks, kWhole>;
   Group group(args.shape.lanes);
   const int64_t owner = group.row, owners = args.owners;
-  const bool isOwner = owner < owners;
+  const bool isOwner = owner < owners, adds = args.residual.data != nullptr;
   const A share = 1 / static_cast<A>(args.shape.width), eps = static_cast<A>(args.eps);
   A* partials = static_cast<A*>(args.partials) + (isOwner ? owner : 0) * args.shape.width;
   WeightSums<T, kRowPairPacks, kWhole> dw(partials, args.shape.width);
@@ -63,6 +91,12 @@ LAZULI_DEVICE void normGrad(const NormGradArgs& args) {
     const int64_t width = isRow ? args.shape.width : 0, row = isRow ? at : 0;
     Reader x(group, static_cast<const T*>(args.x.data) + row * args.x.stride, width, args.x.aligned);
     Reader g(group, static_cast<const T*>(args.g.data) + row * args.g.stride, width, args.g.aligned);
+    const auto residual = [&] {
+      return static_cast<const T*>(args.residual.data) + row * args.residual.stride;
+    };
+    // On its way while the sums are made: held in registers, it would leave room for fewer threads.
+    if constexpr (kWhole)
+      if (adds) prefetchLike(x, residual());
     const Moments<A> m = momentsOf<kNorm>(group, x, share, eps);
     A sum = 0, dot = 0;
     eachPack(x, g, [&](auto first, const Pack<T>& xs, const Pack<T>& gs, int) {
@@ -91,6 +125,17 @@ LAZULI_DEVICE void normGrad(const NormGradArgs& args) {
       }
       dw.add(first, pack, gh);
       if constexpr (kNorm == Norm::layer) db.add(first, pack, gi);
+      if (adds) {
+        const Pack<T> rest = loadPack(residual(), first, x.width, args.residual.aligned);
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) store(&out.at[i], add_apart(load(out.at[i]), load(rest.at[i])));
+        if constexpr (kCount == 4) {
+          uint16_t* half = static_cast<uint16_t*>(args.narrow.data);
+          if (half)
+            storeElements(half + row * args.narrow.stride, first, x.width, args.narrow.aligned,
+                          narrowed(out, args.toBFloat16));
+        }
+      }
       storeElements(dx, first, x.width, args.dx.aligned, out);
     });
     dw.isFirst = db.isFirst = false;

@@ -30,6 +30,13 @@ LAZULI_DEVICE int computedAnew(int value) {
   return value;
 }
 
+/// Has the line at a global address brought into L2.
+LAZULI_DEVICE void prefetch([[maybe_unused]] const void* at) {
+#if !defined(LAZULI_SIMT)
+  asm volatile("prefetch.L2 [%0];" ::"l"(at));
+#endif
+}
+
 /// Four 8x8 matrices of 16-bit elements from shared memory (ldmatrix): lane i gives row i % 8 of matrix i /
 /// 8, 16 bytes; it receives elements 2 * (i % 4) and the next of row i / 4 of each, or, `kTransposed`, of
 /// column i / 4.
