@@ -1,6 +1,14 @@
 #include "fuse.h"
 
+#include <cstdlib>
+#include <cstring>
+
 namespace lazuli {
+
+bool isFused(const char* variable) {
+  const char* text = std::getenv(variable);
+  return !text || std::strcmp(text, "0") != 0;
+}
 
 bool isReduction(Op op) {
   switch (op) {
@@ -66,7 +74,7 @@ Fusion::Fusion(const Program& program, bool fuse, const KernelMaker& maker)
       stored(program.values.size(), false) {
   for (ValueId value = 0; value < program.values.size(); value++) sources.push_back({value, {}});
   const std::vector<bool> live = liveNodes(program);
-  if (fuse) {
+  if (fuse && isFused("LAZULI_FUSE_LAYOUT")) {
     layouts = chooseLayouts(program, live, maker);
   } else {
     for (const Program::Value& value : program.values) layouts.push_back(Layout::dense(value.type));

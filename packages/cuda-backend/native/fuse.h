@@ -86,6 +86,9 @@ struct Fusion {
   bool isLinear(ValueId base, const ViewSteps& steps) const;
 };
 
+/// Whether a variable (kernel.h) leaves a fusion on.
+bool isFused(const char* variable);
+
 bool isReduction(Op op);
 /// A pad reads its operand with bounds, a random source its key and where it starts: all from memory.
 bool readsMemory(Op op);
@@ -99,7 +102,8 @@ bool isScalarConstant(const Fusion& fusion, ValueId value);
 int32_t narrowCastOf(const Fusion& fusion, ValueId value);
 
 /// By value, how it lies in its buffer: a result of a library kernel in the order in which its readers see it
-/// through views, where they would have to copy it otherwise.
+/// through views, where they would have to copy it otherwise; or as the result that its one reader may write
+/// over it.
 std::vector<Layout> chooseLayouts(const Program& program, const std::vector<bool>& live,
                                   const KernelMaker& maker);
 

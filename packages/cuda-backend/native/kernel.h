@@ -63,8 +63,8 @@ struct MadeKernel {
   std::string label;                     // for traces: "matmul f32 2048x288 * 288x768 + residual"
   std::string detail;                    // what it computes, where the label does not say: a fused expression
   size_t scratchBytes = 0;
-  /// (write, read): this write may share its memory with this read, when the read is dense, of the same byte
-  /// size and not needed afterwards.
+  /// (write, read): this write may share its memory with this read, when both lie alike, are of the same byte
+  /// size and the read is not needed afterwards.
   std::vector<std::pair<uint32_t, uint32_t>> inPlace;
   double flops = 0;
   bool communicates = false;  // with other devices: a collective that moves something
@@ -164,8 +164,9 @@ struct Lowered {
 };
 
 /// Views folded, elementwise chains and reductions fused, matmul epilogues chosen, library kernels made.
-/// LAZULI_FUSE=0 makes a kernel per node, to compare against; LAZULI_FUSE_NORM=0 keeps norms
-/// apart from the products of their rows, and their gradients from what is added to them.
+/// LAZULI_FUSE=0 makes a kernel per node, to compare against; LAZULI_FUSE_NORM=0 keeps norms apart from the
+/// products of their rows and their gradients from what is added to them, LAZULI_FUSE_LAYOUT=0 all results
+/// dense.
 Lowered lower(const Program& program, const KernelMaker& maker);
 inline Lowered lowerForCpu(const Program& program) { return lower(program, cpuKernels()); }
 

@@ -1,7 +1,6 @@
 #include "lower.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 
 #include "fuse.h"
@@ -20,10 +19,13 @@ std::string dims(const Dims& shape) {
   return text.empty() ? "scalar" : text;
 }
 
-/// Whether norms and their gradients may be made with what is next to them (kernel.h).
-bool fusesNorms() {
-  const char* text = std::getenv("LAZULI_FUSE_NORM");
-  return !text || std::string(text) != "0";
+/// Whether elements that are next in one are next in the other, so that one may be written over the other.
+bool liesAs(const Layout& one, const Layout& other) {
+  if (one.isDense() && other.isDense()) return true;
+  if (one.shape != other.shape || one.offset != other.offset) return false;
+  for (size_t dim = 0; dim < one.shape.size(); dim++)
+    if (one.shape[dim] != 1 && one.strides[dim] != other.strides[dim]) return false;
+  return true;
 }
 
 class Lowering {
@@ -39,7 +41,7 @@ class Lowering {
 
   Lowered run() {
     findMatmuls(fusion_);
-    if (fusesNorms()) {
+    if (isFused("LAZULI_FUSE_NORM")) {
       findNorms(fusion_, maker_);
       findSums(fusion_, maker_);
     }
@@ -254,14 +256,14 @@ class Lowering {
     const Node& node = open.requests.back().node;
     MadeKernel made = kernels_.library(*open.entry, open.requests);
     if (made.label.empty()) made.label = info(node.op).name;
-    std::vector<bool> dense, targets;
+    std::vector<const Layout*> operands, targets;
     for (const KernelRequest& request : open.requests) {
-      for (const Layout& layout : request.operands) dense.push_back(layout.isDense());
-      for (const Layout& layout : request.targets) targets.push_back(layout.isDense());
+      for (const Layout& layout : request.operands) operands.push_back(&layout);
+      for (const Layout& layout : request.targets) targets.push_back(&layout);
     }
-    // Written over in place, a strided view would lose elements it has yet to read.
+    // Written over in place, an operand that lies otherwise would lose elements that have yet to be read.
     std::erase_if(made.inPlace,
-                  [&](const auto& pair) { return !dense[pair.second] || !targets[pair.first]; });
+                  [&](const auto& pair) { return !liesAs(*operands[pair.second], *targets[pair.first]); });
     const bool isDone = node.op == Op::collective_done;
     const auto bucket = made.communicates ? started_.find(node.results[0]) : started_.end();
     const int64_t at = std::exchange(node_, open.node);
@@ -386,8 +388,7 @@ Lowered lower(const Program& program, bool fuse, const KernelMaker& maker) {
 }
 
 Lowered lower(const Program& program, const KernelMaker& maker) {
-  const char* text = std::getenv("LAZULI_FUSE");
-  return lower(program, !text || std::string(text) != "0", maker);
+  return lower(program, isFused("LAZULI_FUSE"), maker);
 }
 
 std::string describe(const Lowered& lowered) {

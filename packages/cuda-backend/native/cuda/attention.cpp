@@ -16,7 +16,8 @@ class Attention final : public Kernel {
  public:
   Attention(const KernelRequest& request, AttentionPath path)
       : call_(request, 3),
-        depth_(path == AttentionPath::simple ? 0 : call_.tensorCoreDepth({})),
+        result_(attentionResult(request, 0)),
+        depth_(path == AttentionPath::simple ? 0 : call_.tensorCoreDepth({}, {result_})),
         sm90_(call_, depth_, path, AttentionPass::forward),
         kernel_(depth_ ? Function("attention_forward",
                                   "lazuli_attention_" + std::to_string(depth_) + call_.suffix())
@@ -28,7 +29,7 @@ class Attention final : public Kernel {
   void run(const KernelArgs& run) const override {
     if (!call_.hasQueries()) return;
     AttentionArgs args = call_.at(run);
-    args.result = run.writes[0];
+    args.result = atAddress(result_, run.writes[0], call_.shape.dtype);
     args.lse = reinterpret_cast<float*>(run.writes[1]);
     if (depth_) {
       call_.findRanges(*run.stream, args, run.scratch);
@@ -45,6 +46,7 @@ class Attention final : public Kernel {
 
  private:
   AttentionCall call_;
+  AttentionResult result_;
   int depth_;
   AttentionSm90 sm90_;
   Function kernel_;
@@ -71,8 +73,10 @@ bool accepts(const Node&, size_t index, const Layout& layout) {
   return layout.shape.size() == 4 ? isBiasRead(layout) : layout.isDense();
 }
 
+bool writes(const Node&, size_t result, const Layout& layout) { return result == 0 && hasUnitRows(layout); }
+
 }  // namespace
 
-const KernelEntry attentionEntry{make, accepts};
+const KernelEntry attentionEntry{.make = make, .accepts = accepts, .writes = writes};
 
 }  // namespace lazuli::cuda

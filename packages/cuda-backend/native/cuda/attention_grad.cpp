@@ -36,7 +36,11 @@ class AttentionGrad final : public Kernel {
     }
     call_.args.out = attentionTensor(request, kOut);
     call_.args.dout = attentionTensor(request, kDout);
-    if (path != AttentionPath::simple) depth_ = call_.tensorCoreDepth({call_.args.dout});
+    call_.args.dq = attentionResult(request, 0);
+    call_.args.dk = attentionResult(request, 1);
+    call_.args.dv = attentionResult(request, 2);
+    if (path != AttentionPath::simple)
+      depth_ = call_.tensorCoreDepth({call_.args.dout}, {call_.args.dq, call_.args.dk, call_.args.dv});
     if (!depth_) return;
     addsUp_ = !deterministic;
     sm90_.emplace(call_, depth_, path, addsUp_ ? AttentionPass::addedGradient : AttentionPass::gradient);
@@ -60,9 +64,9 @@ class AttentionGrad final : public Kernel {
     args.lse = const_cast<float*>(reinterpret_cast<const float*>(run.reads[kLse]));
     if (call_.extras.dlse >= 0) args.dlse = reinterpret_cast<const float*>(run.reads[call_.extras.dlse]);
     args.delta = run.scratch;
-    args.dq = run.writes[0];
-    args.dk = run.writes[1];
-    args.dv = run.writes[2];
+    args.dq = atAddress(args.dq, run.writes[0], call_.shape.dtype);
+    args.dk = atAddress(args.dk, run.writes[1], call_.shape.dtype);
+    args.dv = atAddress(args.dv, run.writes[2], call_.shape.dtype);
     const int64_t rows = call_.shape.batch * call_.shape.heads * call_.shape.queries;
     if (call_.hasQueries()) delta_.launch(*run.stream, Grid{static_cast<uint32_t>((rows + 7) / 8)}, args);
     if (depth_ && sharedBytes(depth_) + kStaticBytes <= run.stream->target().sharedPerBlock) {
@@ -160,9 +164,14 @@ bool accepts(const Node&, size_t index, const Layout& layout) {
   return layout.shape.size() == 4 ? isBiasRead(layout) : layout.isDense();
 }
 
+bool writes(const Node&, size_t result, const Layout& layout) {
+  return result < kBiasGrad && hasUnitRows(layout);
+}
+
 }  // namespace
 
-const KernelEntry attentionGradEntry{make, accepts}, attentionBiasGradEntry{make, accepts};
-const KernelEntry attentionGradInAnyOrderEntry{makeInAnyOrder, accepts};
+const KernelEntry attentionGradEntry{.make = make, .accepts = accepts, .writes = writes},
+    attentionBiasGradEntry{.make = make, .accepts = accepts, .writes = writes};
+const KernelEntry attentionGradInAnyOrderEntry{.make = makeInAnyOrder, .accepts = accepts, .writes = writes};
 
 }  // namespace lazuli::cuda

@@ -58,15 +58,26 @@ AttentionPath chosenAttentionPath() {
   return chosen;
 }
 
+// Before the address is known its place holds the offset.
 AttentionTensor attentionTensor(const KernelRequest& request, size_t operand) {
   const AttentionOperand lies(request.operands[operand]);
-  // The offset stands where the address will be.
   return {reinterpret_cast<const void*>(lies.offset), lies.batchStride, lies.headStride, lies.rowStride};
+}
+
+AttentionResult attentionResult(const KernelRequest& request, size_t result) {
+  const AttentionOperand lies(request.target(result));
+  return {reinterpret_cast<void*>(lies.offset), lies.batchStride, lies.headStride, lies.rowStride};
 }
 
 AttentionTensor atAddress(const AttentionTensor& tensor, const std::byte* base, DType dtype) {
   AttentionTensor placed = tensor;
   placed.data = lazuli::at(base, dtype, reinterpret_cast<int64_t>(tensor.data));
+  return placed;
+}
+
+AttentionResult atAddress(const AttentionResult& result, std::byte* base, DType dtype) {
+  AttentionResult placed = result;
+  placed.data = lazuli::at(base, dtype, reinterpret_cast<int64_t>(result.data));
   return placed;
 }
 
@@ -109,7 +120,8 @@ uint32_t AttentionCall::tiles(int64_t rows, int64_t perTile, int64_t heads) cons
   return static_cast<uint32_t>(count);
 }
 
-int AttentionCall::tensorCoreDepth(std::initializer_list<AttentionTensor> others) const {
+int AttentionCall::tensorCoreDepth(std::initializer_list<AttentionTensor> others,
+                                   std::initializer_list<AttentionResult> results) const {
   const int64_t depth = shape.depth;
   const bool half = shape.dtype == DType::bf16 || shape.dtype == DType::f16;
   if (!half || depth != shape.valueDepth || (depth != 64 && depth != 96 && depth != 128)) return 0;
@@ -117,7 +129,8 @@ int AttentionCall::tensorCoreDepth(std::initializer_list<AttentionTensor> others
   if (extras.bias >= 0 || !(shape.scale > 0) || shape.scale > 1e10) return 0;
   std::vector<AttentionTensor> tensors(others);
   tensors.insert(tensors.end(), {args.q, args.k, args.v});
-  for (const AttentionTensor& tensor : tensors) {  // rows are read 16 bytes at a time
+  for (const auto& [data, batch, head, row] : results) tensors.push_back({data, batch, head, row});
+  for (const AttentionTensor& tensor : tensors) {  // rows are read and written 16 bytes at a time
     const int64_t places = reinterpret_cast<int64_t>(tensor.data) | tensor.batch | tensor.head | tensor.row;
     if (places % 8 != 0) return 0;
   }

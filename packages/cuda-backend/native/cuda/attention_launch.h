@@ -40,8 +40,10 @@ struct AttentionCall {
   bool hasQueries() const { return shape.batch * shape.heads * shape.queries > 0; }
   bool hasKeys() const { return shape.batch * shape.groups * shape.keys > 0; }
 
-  /// The head size where the tensor cores' kernels take the call with these operands too; else 0.
-  int tensorCoreDepth(std::initializer_list<AttentionTensor> others) const;
+  /// The head size where the tensor cores' kernels take the call with these operands too and give these
+  /// results; else 0.
+  int tensorCoreDepth(std::initializer_list<AttentionTensor> others,
+                      std::initializer_list<AttentionResult> results) const;
   /// Of scratch: the ranges of segments of the tensor cores' kernels.
   size_t rangeBytes() const;
   /// Has them computed at `scratch`, where there are segments.
@@ -55,9 +57,11 @@ struct AttentionCall {
   Function ranges_{"attention_forward", "lazuli_attention_ranges"};
 };
 
-/// An operand of [batch, heads, rows, width].
+/// An operand or a result of [batch, heads, rows, width].
 AttentionTensor attentionTensor(const KernelRequest& request, size_t operand);
 AttentionTensor atAddress(const AttentionTensor& tensor, const std::byte* base, DType dtype);
+AttentionResult attentionResult(const KernelRequest& request, size_t result);
+AttentionResult atAddress(const AttentionResult& result, std::byte* base, DType dtype);
 /// Blocks across the columns of a result.
 uint32_t simpleColumnBlocks(int64_t width);
 

@@ -50,6 +50,9 @@ struct Case {
   std::function<int32_t(int64_t)> segment;  // of a query or key; none: no segments
   std::optional<Bias> bias;
   bool repeats = true;  // a second run gives the same bits
+  /// The order in memory of the results' dims, the outermost first; none: dense. What is written has the same
+  /// bits as where it is dense.
+  std::vector<size_t> written;
   /// The kernels; those of the device's entry where there is none.
   std::function<MadeKernel(Op, const KernelRequest&)> make;
 };
@@ -57,7 +60,7 @@ struct Case {
 /// With rows that are hidden throughout, and blocks.
 Array makeBias(const Case& c, std::mt19937& random);
 
-/// What the kernel of `op` writes; on CUDA launched by itself and as a graph.
+/// What the kernel of `op` writes, in row-major order; on CUDA launched by itself and as a graph.
 std::vector<std::vector<std::byte>> runKernel(Op op, const Case& c, const std::vector<const Array*>& inputs,
                                               const std::vector<TensorType>& results);
 

@@ -253,6 +253,19 @@ TEST(Attention, Scales) {
       check({.queries = 70, .keys = 70, .scale = scale, .dtype = dtype});
 }
 
+TEST(Attention, ResultsInOtherOrders) {
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16})
+    for (const std::vector<size_t>& order : {std::vector<size_t>{0, 2, 1, 3}, {2, 0, 1, 3}, {1, 0, 2, 3}}) {
+      Case c;
+      c.batch = 2, c.heads = 4, c.groups = 2, c.queries = 131, c.keys = 75, c.depth = 20, c.valueDepth = 9;
+      c.causal = true, c.offset = -50, c.dlse = true, c.dtype = dtype, c.written = order;
+      check(c);
+      c.bias = Bias{};
+      c.bias->dtype = dtype, c.bias->graded = true;
+      check(c);
+    }
+}
+
 TEST(Attention, Empty) {
   check({.queries = 5, .keys = 0});
   check({.queries = 0, .keys = 5});

@@ -128,6 +128,28 @@ TEST_F(CudaAttention, AddedGradients) {
       }
 }
 
+// Results written where their readers look for them: B > 1, grouped heads, tails of tiles.
+TEST_F(CudaAttention, ResultsInOtherOrders) {
+  for (AttentionPath path : {AttentionPath::sm90, AttentionPath::sm80, AttentionPath::simple})
+    for (int64_t depth : {64, 96, 128})
+      for (bool adds : {false, true}) {
+        if (path == AttentionPath::sm90 && !hasSm90()) continue;
+        if (path == AttentionPath::simple && (adds || depth == 96)) continue;
+        SCOPED_TRACE(testing::Message() << static_cast<int>(path) << " " << depth << " adds " << adds);
+        Case c = caseOf(path, depth == 96 ? DType::f16 : DType::bf16, depth, 131, 75);
+        c.batch = 2, c.heads = 4, c.groups = 2, c.causal = true, c.offset = -50;
+        c.order = Order::byRow, c.written = {0, 2, 1, 3};
+        c.repeats = !adds;
+        c.make = [=](Op op, const KernelRequest& request) {
+          return op == Op::attention ? makeAttention(request, path) : makeAttentionGrad(request, path, !adds);
+        };
+        check(c);
+        if (depth != 64) continue;
+        c.order = Order::dense, c.written = {2, 0, 1, 3};
+        check(c);
+      }
+}
+
 // The self-test finds the kernels of this build to agree, in both directions.
 TEST_F(CudaAttention, Sm90AgreesWithSm80) {
   if (!hasSm90()) GTEST_SKIP() << "not a GPU of compute capability 9.0";

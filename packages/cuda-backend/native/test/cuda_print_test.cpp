@@ -47,6 +47,24 @@ TEST(CudaPrint, LlamaStepsCompile) {
   expectCompiles({fixture("llama_step_float32.bin"), fixture("llama_step_bfloat16.bin")}, 20);
 }
 
+// Heads are written as the products after them read them, and turned back in place.
+TEST(CudaPrint, LlamaStepsCopyNoHeads) {
+  if (!std::filesystem::exists(LAZULI_NATIVE_FIXTURES))
+    GTEST_SKIP() << "no Llama steps (node scripts/dump-llama-step.mjs writes them)";
+  const auto copies = [](const Program& program) {
+    int count = 0;
+    for (const Step& step : lower(program, cuda::kernels()).steps) count += step.made.detail == "out0 = in0";
+    return count;
+  };
+  for (const char* name : {"llama_step_float32.bin", "llama_step_bfloat16.bin"}) {
+    const Program program = fixture(name);
+    EXPECT_EQ(copies(program), 0) << name;
+    setenv("LAZULI_FUSE_LAYOUT", "0", 1);
+    EXPECT_EQ(copies(program), 4 * 2) << name;  // of 2 layers
+    unsetenv("LAZULI_FUSE_LAYOUT");
+  }
+}
+
 TEST(CudaPrint, EveryOpCompiles) { expectCompiles({decode(everyOp(true))}, 15); }
 
 std::string printed(ProgramBuilder& builder) {

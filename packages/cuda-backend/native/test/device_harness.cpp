@@ -178,6 +178,43 @@ bool isEmulated() {
 }
 #endif
 
+Layout ordered(const TensorType& type, const std::vector<size_t>& order) {
+  Layout layout = Layout::dense(type);
+  int64_t stride = 1;
+  for (size_t i = order.size(); i-- > 0; stride *= type.shape[order[i]]) layout.strides[order[i]] = stride;
+  return layout;
+}
+
+namespace {
+/// Calls `visit` with where each element lies, in bytes: row-major and in the layout.
+template <class Visit>
+void eachElement(const Layout& layout, const Visit& visit) {
+  const int64_t size = static_cast<int64_t>(sizeBytes(layout.dtype));
+  for (int64_t i = 0; i < layout.elements(); ++i) {
+    int64_t at = layout.offset, rest = i;
+    for (size_t dim = layout.shape.size(); dim-- > 0; rest /= layout.shape[dim])
+      at += rest % layout.shape[dim] * layout.strides[dim];
+    visit(i * size, at * size, static_cast<size_t>(size));
+  }
+}
+}  // namespace
+
+std::vector<std::byte> toDense(std::span<const std::byte> bytes, const Layout& layout) {
+  std::vector<std::byte> dense(bytes.size());
+  eachElement(layout, [&](int64_t i, int64_t at, size_t size) {
+    std::memcpy(dense.data() + i, bytes.data() + at, size);
+  });
+  return dense;
+}
+
+std::vector<std::byte> fromDense(std::span<const std::byte> bytes, const Layout& layout) {
+  std::vector<std::byte> laid(bytes.size());
+  eachElement(layout, [&](int64_t i, int64_t at, size_t size) {
+    std::memcpy(laid.data() + at, bytes.data() + i, size);
+  });
+  return laid;
+}
+
 TestedEntry entryOf(Op op) {
 #if LAZULI_HAVE_CUDA
   if (onCuda()) {

@@ -30,6 +30,12 @@ const cuda::Target& deviceTarget();
 bool isEmulated();
 #endif
 
+/// A value whose dims lie in memory in this order, the outermost first.
+Layout ordered(const TensorType& type, const std::vector<size_t>& order);
+/// The bytes of a value that lies so, in a row-major order; and back.
+std::vector<std::byte> toDense(std::span<const std::byte> bytes, const Layout& layout);
+std::vector<std::byte> fromDense(std::span<const std::byte> bytes, const Layout& layout);
+
 /// How a kernel is run, where the result must not depend on it.
 enum class Manner { plain, other };
 

@@ -196,49 +196,6 @@ TEST(Fuse, TextNamesStepsAndExpressions) {
             "fused float32 4: out0 = exp(neg(in0))  (%0 float32[4]) -> (%2 float32[4])\n");
 }
 
-/// The results of the fused lowering are those of a kernel per node, which copies.
-void expectUnfused(const Program& program, const std::vector<Array>& inputs) {
-  const auto fused = runLowered(lower(program, true), inputs, true);
-  const auto plain = runLowered(lower(program, false), inputs, false);
-  for (size_t i = 0; i < plain.size(); i++)
-    for (int64_t k = 0; k < plain[i].type.elements(); k++) ASSERT_EQ(fused[i].at(k), plain[i].at(k));
-}
-
-TEST(Fuse, HeadsAreWrittenAsTheirReadersSeeThem) {
-  const Dims heads = {2, 3, 70, 8}, rows = {2, 70, 24};
-  const TensorType table{DType::f32, {70, 4}}, lse{DType::f32, {2, 3, 70}};
-  ProgramBuilder b;
-  const ValueId q = b.input(DType::f32, heads), k = b.input(DType::f32, heads),
-                v = b.input(DType::f32, heads);
-  const ValueId cos = b.input(DType::f32, table.shape), sin = b.input(DType::f32, table.shape);
-  const std::vector<Attr> attrs = {flag(true), int64_t{0}, number(0.3), int64_t{0}};
-  const auto merged = [&](ValueId x) { return b.reshape(b.transpose(x, {0, 2, 1, 3}), rows); };
-  const auto out = b.nodes(Op::attention, {q, k, v}, {b.type(q), lse}, attrs);
-  b.output(merged(out[0]));
-  const auto grads =
-      b.nodes(Op::attention_grad, {q, k, v, out[0], out[1], k}, {b.type(q), b.type(q), b.type(q)}, attrs);
-  b.output(merged(b.node(Op::rope, {grads[0], cos, sin}, b.type(q), {flag(true), flag(false)})));
-  b.output(merged(grads[1]));
-  b.output(merged(grads[2]));
-  EXPECT_EQ(steps(b.program), (Words{"attention", "attention_grad", "rope"}));
-  EXPECT_EQ(steps(b.program, false).size(), 7u);
-  expectUnfused(b.program, {values(heads, 1), values(heads, 2), values(heads, 3), values(table.shape, 4),
-                            values(table.shape, 5)});
-}
-
-TEST(Fuse, HeadsThatAreAskedForLieInOrder) {
-  const Dims heads = {2, 3, 5, 8};
-  const TensorType table{DType::f32, {5, 4}};
-  ProgramBuilder b;
-  const ValueId x = b.input(DType::f32, heads);
-  const ValueId cos = b.input(DType::f32, table.shape), sin = b.input(DType::f32, table.shape);
-  const ValueId y = b.node(Op::rope, {x, cos, sin}, b.type(x), {flag(false), flag(false)});
-  b.output(y);
-  b.output(b.reshape(b.transpose(y, {0, 2, 1, 3}), {2, 5, 24}));
-  EXPECT_EQ(steps(b.program).size(), 2u);
-  expectUnfused(b.program, {values(heads, 1), values(table.shape, 2), values(table.shape, 3)});
-}
-
 TEST(Fuse, SmallParametersAreUpdatedTogether) {
   ProgramBuilder b;
   const TensorType scalar{DType::f32, {}};

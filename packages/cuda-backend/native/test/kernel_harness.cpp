@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "device_harness.h"
 
@@ -97,8 +98,9 @@ struct Call {
   const std::vector<TensorType>& results;
   std::vector<Layout> layouts;
   std::vector<std::span<const std::byte>> reads;
+  std::vector<Layout> targets = {};
 
-  MadeKernel make() const { return tested.entry.make({node, layouts, results}); }
+  MadeKernel make() const { return tested.entry.make({node, layouts, results, targets}); }
   std::vector<Array> run(const MadeKernel& made, std::pair<int, int> inPlace = {-1, -1},
                          Manner manner = Manner::plain) const {
     std::vector<Array> out;
@@ -134,6 +136,39 @@ std::pair<Layout, std::vector<std::byte>> spaced(const Array& array) {
                 static_cast<size_t>(width) * size);
   }
   return {layout, std::move(bytes)};
+}
+
+/// Runs it with result `i` in another order of its rows, where the kernel writes that; and over operands.
+void expectSameInOrder(const Call& call, size_t i, const std::vector<Array>& operands,
+                       const std::vector<Array>& out) {
+  const TensorType& type = call.results[i];
+  const size_t rank = type.shape.size();
+  if (!call.tested.entry.writes || rank < 3 || type.elements() == 0) return;
+  std::vector<size_t> order(rank);
+  std::iota(order.begin(), order.end(), 0);
+  std::swap(order[rank - 3], order[rank - 2]);
+  const Layout layout = ordered(type, order);
+  if (!call.tested.entry.writes(call.node, i, layout)) return;
+  Call other = call;
+  for (const TensorType& result : call.results) other.targets.push_back(Layout::dense(result));
+  other.targets[i] = layout;
+  const auto expect = [&](std::vector<Array> found, const std::string& what) {
+    found[i].bytes = toDense(found[i].bytes, layout);
+    expectSame(out, found, what);
+  };
+  const MadeKernel made = other.make();
+  expect(other.run(made), "with result " + std::to_string(i) + " in another order");
+  for (const auto& [result, operand] : made.inPlace) {
+    const TensorType& from = operands[operand].type;
+    if (result != i || from.shape != type.shape || from.dtype != type.dtype ||
+        !call.tested.entry.accepts(call.node, operand, layout))
+      continue;
+    Call over = other;
+    const std::vector<std::byte> bytes = fromDense(operands[operand].bytes, layout);
+    over.layouts[operand] = layout;
+    over.reads[operand] = bytes;
+    expect(over.run(over.make(), {result, operand}), "over an operand in that order");
+  }
 }
 
 Node nodeOf(Op op, std::vector<Attr> attrs) { return {op, {}, {}, std::move(attrs)}; }
@@ -194,6 +229,7 @@ std::vector<Array> runKernel(Op op, std::vector<Attr> attrs, const std::vector<A
   expectSame(out, call.run(made, {-1, -1}, Manner::other), "on one thread or as a graph");
   for (const auto& [result, operand] : made.inPlace)
     expectSame(out, call.run(made, {result, operand}), "over operand " + std::to_string(operand));
+  for (size_t i = 0; i < results.size(); ++i) expectSameInOrder(call, i, operands, out);
 
   for (size_t i = 0; i < operands.size(); ++i) {
     if (operands[i].type.shape.size() < 2 || operands[i].type.elements() == 0) continue;

@@ -29,8 +29,9 @@ struct Array {
 };
 
 /// Runs a library op of the device under test (device_harness.h) on dense operands, and again on one thread
-/// (CUDA: as a graph), with every operand that the kernel accepts so in spaced rows, and in every place that
-/// the kernel may share: all must give the same bits, which are returned.
+/// (CUDA: as a graph), with every operand that the kernel accepts so in spaced rows, with every result whose
+/// rows it writes in another order so, and in every place that the kernel may share: all must give the same
+/// bits, which are returned.
 std::vector<Array> runKernel(Op op, std::vector<Attr> attrs, const std::vector<Array>& operands,
                              const std::vector<TensorType>& results);
 

@@ -5,9 +5,13 @@
 
 namespace lazuli::cuda {
 
-/// A [batch, heads, rows, width] operand whose rows' elements are neighbours; strides in elements.
+/// A [batch, heads, rows, width] operand or result whose rows' elements are neighbours; strides in elements.
 struct AttentionTensor {
   const void* data;
+  long long batch, head, row;
+};
+struct AttentionResult {
+  void* data;
   long long batch, head, row;
 };
 
@@ -31,8 +35,8 @@ struct AttentionArgs {
   void* delta;                             // [batch, heads, queries] of the gradient, as it is computed in
   float* dqSums;  // [batch, heads, queries, depth], unscaled: what one pass adds up, in no order; else null
   AttentionBiasArg bias;
-  void *result, *dq, *dk, *dv;  // dense
-  void* dbias;                  // dense, [1 or batch, 1 or heads, 1 or queries, 1 or keys]
+  AttentionResult result, dq, dk, dv;
+  void* dbias;  // dense, [1 or batch, 1 or heads, 1 or queries, 1 or keys]
   bool dbiasBatch, dbiasHeads, dbiasQueries, dbiasKeys;  // whether these dims are whole
   int batch, heads, groups, queries, keys, depth, valueDepth;
   bool causal;

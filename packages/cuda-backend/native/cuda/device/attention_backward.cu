@@ -188,11 +188,11 @@ LAZULI_DEVICE void keyGradients(const AttentionArgs& args, unsigned char* bytes)
   }
   waitCopies<0>();
   __syncthreads();
-  const long long to =
-      ((static_cast<long long>(at.batch) * args.groups + at.head) * args.keys + first) * kDepth;
   const float factor = static_cast<float>(args.scale);
-  k.store(dk, factor, factor, row, static_cast<T*>(args.dk) + to, args.keys - first);
-  v.store(dv, 1, 1, row, static_cast<T*>(args.dv) + to, args.keys - first);
+  k.store(dk, factor, factor, row, rowsOf<T>(args.dk, at.batch, at.head) + first * args.dk.row, args.dk.row,
+          args.keys - first);
+  v.store(dv, 1, 1, row, rowsOf<T>(args.dv, at.batch, at.head) + first * args.dv.row, args.dv.row,
+          args.keys - first);
 }
 
 template <class T, int kDepth>
@@ -271,8 +271,8 @@ LAZULI_DEVICE void queryGradients(const AttentionArgs& args, unsigned char* byte
   waitCopies<0>();
   __syncthreads();
   const float factor = static_cast<float>(args.scale);
-  q.store(dq, factor, factor, row, static_cast<T*>(args.dq) + (head * args.queries + first) * kDepth,
-          args.queries - first);
+  q.store(dq, factor, factor, computedAnew(row), rowsOf<T>(args.dq, at.batch, at.head) + first * args.dq.row,
+          args.dq.row, args.queries - first);
 }
 
 }  // namespace
@@ -284,7 +284,10 @@ LAZULI_DEVICE void roundQueries(const AttentionArgs& args) {
   if (at >= static_cast<long long>(args.batch) * args.heads * args.queries * args.depth) return;
   const float4 sums = *reinterpret_cast<const float4*>(args.dqSums + at);
   const float scale = static_cast<float>(args.scale);
-  *reinterpret_cast<uint2*>(static_cast<T*>(args.dq) + at) =
+  const Divided column = divide(at, args.depth), row = divide(column.quotient, args.queries);
+  const int head = static_cast<int>(row.quotient);
+  *reinterpret_cast<uint2*>(rowsOf<T>(args.dq, head / args.heads, head % args.heads) +
+                            row.rest * args.dq.row + column.rest) =
       make_uint2(packPair<T>(sums.x * scale, sums.y * scale), packPair<T>(sums.z * scale, sums.w * scale));
 }
 LAZULI_KERNEL(lazuli_attention_round_bf16, AttentionArgs, kThreads) { roundQueries<BFloat16>(args); }

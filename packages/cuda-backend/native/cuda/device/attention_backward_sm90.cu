@@ -240,12 +240,13 @@ LAZULI_DEVICE void keyGradients(const Places<T, kDepth>& places, const KeyWork& 
     }
   });
   meetGroup(group);
-  const long long row =
-      (static_cast<long long>(keys.at.batch) * args.groups + keys.at.head) * args.keys + first;
   const float factor = static_cast<float>(args.scale);
-  storeRows<T, kDepth>(dk, factor, factor, k.data, static_cast<T*>(args.dk) + row * kDepth,
+  const HeadTile& at = keys.at;
+  storeRows<T, kDepth>(dk, factor, factor, k.data,
+                       rowsOf<T>(args.dk, at.batch, at.head) + first * args.dk.row, args.dk.row,
                        args.keys - first);
-  storeRows<T, kDepth>(dv, 1, 1, v.data, static_cast<T*>(args.dv) + row * kDepth, args.keys - first);
+  storeRows<T, kDepth>(dv, 1, 1, v.data, rowsOf<T>(args.dv, at.batch, at.head) + first * args.dv.row,
+                       args.dv.row, args.keys - first);
 }
 
 // ---- dq: rows are queries, columns keys.
@@ -343,8 +344,9 @@ LAZULI_DEVICE void queryGradients(const Places<T, kDepth>& places, const QueryWo
   });
   meetGroup(group);
   const float factor = static_cast<float>(args.scale);
+  const HeadTile& at = queries.at;
   storeRows<T, kDepth>(dq, factor, factor, q.data,
-                       static_cast<T*>(args.dq) + (head * args.queries + first) * kDepth,
+                       rowsOf<T>(args.dq, at.batch, at.head) + first * args.dq.row, args.dq.row,
                        args.queries - first);
 }
 

@@ -159,7 +159,8 @@ struct Forward {
               all == 0 ? lowest<float>() : __fmaf_rn(top[h][half], scale, log2f(all)) * kLogOf2;
       }
       q.store(out[h], each[0], each[1], row + h * 16,
-              static_cast<T*>(args.result) + (head * args.queries + first) * kDepth, args.queries - first);
+              rowsOf<T>(args.result, at.batch, at.head) + first * args.result.row, args.result.row,
+              args.queries - first);
     }
   }
 };

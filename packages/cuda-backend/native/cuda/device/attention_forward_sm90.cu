@@ -194,8 +194,8 @@ struct Forward {
     if (work.begin >= work.end) waitFor(shared.qFull, 0);  // before the queries' place is used
     meetGroup(group);
     storeRows<T, kDepth>(out, each[0], each[1], q.data,
-                         static_cast<T*>(args.result) + (head * args.queries + first) * kDepth,
-                         args.queries - first);
+                         rowsOf<T>(args.result, work.at.batch, work.at.head) + first * args.result.row,
+                         args.result.row, args.queries - first);
   }
 
   LAZULI_DEVICE static void run(const AttentionBulkArgs& args, unsigned char* bytes) {

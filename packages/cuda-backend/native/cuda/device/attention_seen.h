@@ -110,5 +110,9 @@ template <class T>
 LAZULI_DEVICE const T* rowsOf(const AttentionTensor& tensor, int batch, int head) {
   return static_cast<const T*>(tensor.data) + batch * tensor.batch + head * tensor.head;
 }
+template <class T>
+LAZULI_DEVICE T* rowsOf(const AttentionResult& result, int batch, int head) {
+  return static_cast<T*>(result.data) + batch * result.batch + head * result.head;
+}
 
 }  // namespace lazuli::cuda

@@ -102,17 +102,18 @@ struct Simple {
     }
   }
 
-  LAZULI_DEVICE static void store(void* to, long long row, int width, int column, int count,
-                                  const A (&out)[kMicro][kOut]) {
+  /// To the rows from `first` on of a head, of `count`.
+  LAZULI_DEVICE static void store(const AttentionResult& to, const HeadTile& at, int first, int count,
+                                  int width, int column, const A (&out)[kMicro][kOut]) {
     const int x = threadIdx.x % 16, y = threadIdx.x / 16;
-    T* rows = static_cast<T*>(to) + row * width;
+    T* rows = rowsOf<T>(to, at.batch, at.head) + first * to.row;
 #pragma unroll
     for (int i = 0; i < kMicro; ++i) {
-      if (y * kMicro + i >= count) break;
+      if (first + y * kMicro + i >= count) break;
 #pragma unroll
       for (int j = 0; j < kOut; ++j) {
         const int c = column + j / 2 * kChunk + j % 2 * 16 + x;
-        if (c < width) cuda::store(rows + static_cast<long long>(y * kMicro + i) * width + c, out[i][j]);
+        if (c < width) cuda::store(rows + (y * kMicro + i) * to.row + c, out[i][j]);
       }
     }
   }
@@ -225,7 +226,7 @@ LAZULI_DEVICE void simpleForward(const AttentionArgs& args) {
       args.lse[head * args.queries + row + i] =
           static_cast<float>(sum[i] == 0 ? lowest<A>() : top[i] + log_of(sum[i]));
   }
-  S::store(args.result, head * args.queries + first, args.valueDepth, column, args.queries - first, out);
+  S::store(args.result, at, first, args.queries, args.valueDepth, column, out);
 }
 
 /// delta = sum(out * dout) - dlse: a warp a row.
@@ -307,8 +308,7 @@ LAZULI_DEVICE void simpleQueries(const AttentionArgs& args) {
     S::weigh(shared, s, {rowsOf<T>(args.k, at.batch, group), args.k.row, key, args.keys, args.depth}, column,
              out);
   }
-  const long long head = static_cast<long long>(at.batch) * args.heads + at.head;
-  S::store(args.dq, head * args.queries + first, args.depth, column, args.queries - first, out);
+  S::store(args.dq, at, first, args.queries, args.depth, column, out);
 }
 
 /// dk, or dv: summed over the heads of a group, one after the other.
@@ -335,8 +335,7 @@ LAZULI_DEVICE void simpleKeys(const AttentionArgs& args) {
                column, out);
     }
   }
-  const long long row = (static_cast<long long>(at.batch) * args.groups + group) * args.keys + first;
-  S::store(kKeys ? args.dk : args.dv, row, kKeys ? args.depth : args.valueDepth, column, args.keys - first,
+  S::store(kKeys ? args.dk : args.dv, at, first, args.keys, kKeys ? args.depth : args.valueDepth, column,
            out);
 }
 

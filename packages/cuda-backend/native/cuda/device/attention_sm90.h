@@ -79,13 +79,13 @@ LAZULI_DEVICE void clear(float (&values)[kTiles][4]) {
   for (int n = 0; n < kTiles; ++n) values[n][0] = values[n][1] = values[n][2] = values[n][3] = 0;
 }
 
-/// Stores a warpgroup's 64 rows of results from `to` on, those below `count`, by way of its own 64 rows of an
-/// operand, which it has used.
+/// Stores a warpgroup's 64 rows of results from `to` on, `stride` elements apart, those below `count`, by way
+/// of its own 64 rows of an operand, which it has used.
 template <class T, int kDepth>
 LAZULI_DEVICE void storeRows(const float (&values)[kDepth / 8][4], float low, float high,
-                             unsigned char* shared, T* to, int count) {
+                             unsigned char* shared, T* to, long long stride, int count) {
   const Tile<T, kDepth> tile{reinterpret_cast<T*>(shared)};
-  tile.store(values, low, high, static_cast<int>(threadIdx.x) % 128 / 32 * 16, to, count);
+  tile.store(values, low, high, static_cast<int>(threadIdx.x) % 128 / 32 * 16, to, stride, count);
 }
 /// Until the warps of one's warpgroup are here.
 LAZULI_DEVICE void meetGroup(int group) { meet(kGroupBarrier + group, 128); }

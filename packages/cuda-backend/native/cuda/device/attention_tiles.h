@@ -63,10 +63,10 @@ struct Tile {
     }
   }
 
-  /// A warp's 16 rows from `row` on, of which those below `count` are stored to `to`: through shared memory,
-  /// which no other warp may use at these rows, in whole chunks.
+  /// A warp's 16 rows from `row` on, of which those below `count` are stored to `to`, rows `stride` elements
+  /// apart: through shared memory, which no other warp may use at these rows, in whole chunks.
   LAZULI_DEVICE void store(const float (&values)[kDepth / 8][4], float low, float high, int row, T* to,
-                           int count) const {
+                           long long stride, int count) const {
     const int lane = threadIdx.x & 31;
     __syncwarp();
 #pragma unroll
@@ -81,7 +81,7 @@ struct Tile {
     for (int i = 0; i < kChunks / 2; ++i) {
       const int at = i * 32 + lane, r = at / kChunks, c = at % kChunks;
       if (row + r < count)
-        *reinterpret_cast<uint4*>(to + static_cast<long long>(row + r) * kDepth + c * 8) =
+        *reinterpret_cast<uint4*>(to + (row + r) * stride + c * 8) =
             *reinterpret_cast<const uint4*>(chunk(row + r, c));
     }
   }

@@ -26,6 +26,11 @@ LAZULI_DEVICE Turned<T, kCount> turn(const RopeArgs& args, const Elements<T, kCo
   return out;
 }
 
+/// Where the row of a batch element (quotient) and position (rest) begins.
+LAZULI_DEVICE int64_t rowAt(const RopeRows& rows, const Divided& position) {
+  return offsetOf(rows.batch, position.quotient) + position.rest * rows.lengthStride;
+}
+
 /// A thread's unit is kCount pairs: of a row's halves, or of neighbours.
 template <class T, int kCount, bool kInterleaved>
 LAZULI_DEVICE void ropeUnit(const RopeArgs& args) {
@@ -35,9 +40,8 @@ LAZULI_DEVICE void ropeUnit(const RopeArgs& args) {
   const int64_t row = unit.quotient, pair = unit.rest * kCount;
   if (row >= args.rows) return;
   const Divided position = divide(row, args.length);
-  const T* x = static_cast<const T*>(args.x) + offsetOf(args.batch, position.quotient) +
-               position.rest * args.lengthStride;
-  T* y = static_cast<T*>(args.y) + row * args.width;
+  const T* x = static_cast<const T*>(args.x) + rowAt(args.xRows, position);
+  T* y = static_cast<T*>(args.y) + rowAt(args.yRows, position);
   const int64_t angle = position.rest * half + pair;
   if constexpr (kInterleaved) {
     const auto both = loadElements<2 * kCount>(x + 2 * pair);
@@ -71,9 +75,8 @@ LAZULI_DEVICE void ropePair(const RopeArgs& args, bool interleaved) {
   const int64_t row = unit.quotient, pair = unit.rest;
   if (row >= args.rows) return;
   const Divided position = divide(row, args.length);
-  const T* x = static_cast<const T*>(args.x) + offsetOf(args.batch, position.quotient) +
-               position.rest * args.lengthStride;
-  T* y = static_cast<T*>(args.y) + row * args.width;
+  const T* x = static_cast<const T*>(args.x) + rowAt(args.xRows, position);
+  T* y = static_cast<T*>(args.y) + rowAt(args.yRows, position);
   const int64_t a = interleaved ? 2 * pair : pair, b = interleaved ? a + 1 : pair + half;
   const auto turned =
       turn<1>(args, Elements<T, 1>{{x[a]}}, Elements<T, 1>{{x[b]}}, position.rest * half + pair);

@@ -4,15 +4,20 @@
 
 namespace lazuli::cuda {
 
-/// Rows [batch..., length] of `width`, which lie in x as the strides say, in elements; y is dense.
+/// How rows [batch..., length] lie; strides in elements.
+struct RopeRows {
+  long long lengthStride;
+  Strided batch;
+};
+
+/// Rows [batch..., length] of `width`.
 struct RopeArgs {
   const void* x;
   const void* cos;
   const void* sin;
   void* y;
   long long rows, length, width;
-  long long lengthStride;
-  Strided batch;
+  RopeRows xRows, yRows;
   int single;  // cos and sin are float32, whatever x is
   int inverse;
   int aligned;  // units of each row, and of the tables, have their alignment
