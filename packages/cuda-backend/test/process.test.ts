@@ -60,9 +60,11 @@ describe("a process", { timeout: 30_000 }, () => {
 
   it("may end a worker while its work is pending", () => {
     const script = `
-      const workers = [1, 2].map(() => new Worker(${JSON.stringify(prelude)}, { eval: true }));
+      const workers = [0, 1, 2, 3, 4].map(() => new Worker(${JSON.stringify(prelude)}, { eval: true }));
+      // Some while they start, some while results come, which nothing can take any more.
+      const end = (worker, i) => new Promise((after) => setTimeout(after, 8 * i)).then(() => worker.terminate());
       Promise.all(runs)
-        .then(() => Promise.all(workers.map((worker) => worker.terminate())))
+        .then(() => Promise.all(workers.map(end)))
         .then(() => console.log("ended"));
     `;
     expect(node(script)).toEqual({ status: 0, out: "ended\n" });
